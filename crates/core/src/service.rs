@@ -1,0 +1,184 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage, InstanceQuery, OrchestrationInstance,
+    OrchestrationState, OrchestrationStatus, PurgeResult, ServiceError, StartOutcome, Tags, TaskMessage,
+    Timestamp,
+};
+
+/// Names a locked work item between lock and release. Valid in the process that got it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LockToken(pub u64);
+
+/// One locked orchestration or entity with the messages that woke it.
+#[derive(Debug, Clone)]
+pub struct OrchestrationWorkItem {
+    /// Names the lock.
+    pub token: LockToken,
+    /// The instance; its execution is unknown before the first episode of a start without history.
+    pub instance: OrchestrationInstance,
+    /// History as committed, in order; empty for a new execution.
+    pub history: Vec<HistoryEvent>,
+    /// Messages to be handled, in order.
+    pub messages: Vec<TaskMessage>,
+    /// Until when the lock holds without renewal.
+    pub locked_until: Timestamp,
+    /// How often the least lucky message has been received; 1 for the first time.
+    pub attempt: u32,
+}
+
+/// The result of an episode, to be stored at once.
+#[derive(Debug, Clone)]
+pub struct EpisodeCommit {
+    /// Execution at the end of the episode; a new one after continue-as-new.
+    pub instance: OrchestrationInstance,
+    /// Whether `new_events` replace the history instead of extending it (continue-as-new).
+    pub replaces_history: bool,
+    /// Events of this episode, in order.
+    pub new_events: Vec<HistoryEvent>,
+    /// Status after the episode.
+    pub status: OrchestrationStatus,
+    /// Custom status set by the orchestrator, serialised; `None` shows as `null`.
+    pub custom_status: Option<String>,
+    /// Activities to run (`TaskScheduled`).
+    pub activity_messages: Vec<TaskMessage>,
+    /// Messages to instances: starts, events, replies to a parent.
+    pub orchestrator_messages: Vec<TaskMessage>,
+    /// Timers to itself (`TimerFired`, due at their `FireAt`).
+    pub timer_messages: Vec<TaskMessage>,
+}
+
+/// One locked activity request.
+#[derive(Debug, Clone)]
+pub struct ActivityWorkItem {
+    /// Names the lock.
+    pub token: LockToken,
+    /// The request (`TaskScheduled`).
+    pub message: TaskMessage,
+    /// Until when the lock holds without renewal.
+    pub locked_until: Timestamp,
+    /// How often the request has been received; 1 for the first time.
+    pub attempt: u32,
+}
+
+/// A backend as a worker sees it.
+///
+/// A work item is locked by `lock_next_*`, kept by `renew_*`, ended by `complete_*` or `abandon_*`; an
+/// orchestration is then released with `release_orchestration`, an activity needs no release.
+#[async_trait]
+pub trait OrchestrationService: Send + Sync {
+    /// Creates the hub where needed and starts to acquire partitions and to receive.
+    async fn start(&self) -> Result<(), ServiceError>;
+
+    /// Stops receiving first, then waits for `drain_timeout` for open work items, hands partitions back
+    /// and makes unprocessed messages visible again.
+    async fn stop(&self, drain_timeout: Duration) -> Result<(), ServiceError>;
+
+    /// The next orchestration with work, or `None` when none came within `timeout`.
+    async fn lock_next_orchestration(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<OrchestrationWorkItem>, ServiceError>;
+
+    /// Prolongs a lock and returns its new end.
+    async fn renew_orchestration(&self, token: LockToken) -> Result<Timestamp, ServiceError>;
+
+    /// Stores an episode and consumes its messages.
+    ///
+    /// # Errors
+    /// `SessionAborted`: another worker has changed the instance; nothing was stored here and the
+    /// caller abandons the work item.
+    async fn complete_orchestration(
+        &self,
+        token: LockToken,
+        commit: EpisodeCommit,
+    ) -> Result<(), ServiceError>;
+
+    /// Consumes the messages of a work item without storing anything: all of them were stale.
+    async fn discard_orchestration(&self, token: LockToken) -> Result<(), ServiceError>;
+
+    /// Puts the messages back, to be received again after a back-off.
+    async fn abandon_orchestration(&self, token: LockToken) -> Result<(), ServiceError>;
+
+    /// Waits for more messages of a completed work item's instance, keeping it locked (an extended
+    /// session). `None` when none came within the session's idle timeout or the session must end.
+    async fn next_session_messages(&self, token: LockToken)
+    -> Result<Option<Vec<TaskMessage>>, ServiceError>;
+
+    /// Ends the lock, after completion, discard or abandonment.
+    async fn release_orchestration(&self, token: LockToken);
+
+    /// The next activity request, or `None` when none came within `timeout`.
+    async fn lock_next_activity(&self, timeout: Duration) -> Result<Option<ActivityWorkItem>, ServiceError>;
+
+    /// Prolongs a lock and returns its new end.
+    async fn renew_activity(&self, token: LockToken) -> Result<Timestamp, ServiceError>;
+
+    /// Sends the response (`TaskCompleted` or `TaskFailed`) and consumes the request.
+    async fn complete_activity(&self, token: LockToken, response: TaskMessage) -> Result<(), ServiceError>;
+
+    /// Puts the request back, to be received again after a back-off.
+    async fn abandon_activity(&self, token: LockToken) -> Result<(), ServiceError>;
+}
+
+/// A request to start an instance.
+#[derive(Debug, Clone, Default)]
+pub struct StartRequest {
+    /// Name of the orchestrator.
+    pub name: String,
+    /// Version of the orchestrator; DTFx clients send the empty text when there is none.
+    pub version: Option<String>,
+    /// Id of the instance.
+    pub instance_id: InstanceId,
+    /// Serialised input.
+    pub input: Option<String>,
+    /// Tags.
+    pub tags: Option<Tags>,
+    /// Earliest time of the first episode.
+    pub scheduled_start_at: Option<Timestamp>,
+    /// Do nothing when the id exists with one of these statuses.
+    pub dedupe_statuses: Vec<OrchestrationStatus>,
+}
+
+/// A backend as a client sees it.
+#[async_trait]
+pub trait OrchestrationServiceClient: Send + Sync {
+    /// Creates the hub's resources where they are missing.
+    async fn create_hub(&self) -> Result<(), ServiceError>;
+
+    /// Deletes every resource of the hub.
+    async fn delete_hub(&self) -> Result<(), ServiceError>;
+
+    /// Starts an instance.
+    async fn start_instance(&self, request: StartRequest) -> Result<StartOutcome, ServiceError>;
+
+    /// Sends an event to an instance (`EventRaised`, `ExecutionTerminated`, `ExecutionSuspended`,
+    /// `ExecutionResumed`, `GenericEvent`) without looking whether it exists.
+    async fn send_event(
+        &self,
+        target: OrchestrationInstance,
+        event: HistoryEvent,
+    ) -> Result<(), ServiceError>;
+
+    /// The state of one instance, `None` when it does not exist.
+    async fn instance_state(
+        &self,
+        instance_id: &InstanceId,
+        fetch: InstanceFetch,
+    ) -> Result<Option<OrchestrationState>, ServiceError>;
+
+    /// One page of instances.
+    async fn list_instances(&self, query: &InstanceQuery) -> Result<InstancePage, ServiceError>;
+
+    /// The history of the current execution, or of the one named if its rows are still there.
+    async fn history(
+        &self,
+        instance_id: &InstanceId,
+        execution_id: Option<&ExecutionId>,
+    ) -> Result<Vec<HistoryEvent>, ServiceError>;
+
+    /// Removes rows and blobs of one instance, whatever its status.
+    async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError>;
+}
