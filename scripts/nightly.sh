@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# What takes too long for every change: test.sh's tests with the ignored ones (every captured phase on
+# the emulator) and twenty times the usual number of random cases.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+export TASKHUB_LOGS=${TASKHUB_LOGS:-${CARGO_TARGET_DIR:-target}/test-logs}
+export PROPTEST_CASES=${PROPTEST_CASES:-5120}
+mkdir -p "$TASKHUB_LOGS"
+: >"$TASKHUB_LOGS/offline.log"
+: >"$TASKHUB_LOGS/azurite.log"
+
+failed=
+echo '== offline'
+cargo test --locked --no-fail-fast -- --include-ignored 2>&1 | tee "$TASKHUB_LOGS/offline.log" || failed="$failed offline"
+
+echo '== azurite'
+azurite() {
+  cargo test --locked -p azurite-tests --no-run &&
+    scripts/azurite.sh run -- cargo test --locked -p azurite-tests --no-fail-fast -- --include-ignored
+}
+azurite 2>&1 | tee "$TASKHUB_LOGS/azurite.log" || failed="$failed azurite"
+
+echo '== traceability'
+scripts/traceability.sh --all "$TASKHUB_LOGS"/{offline,azurite}.log || failed="$failed traceability"
+
+[ -z "$failed" ] || echo "nightly.sh: failed:$failed"
+scripts/summary.sh "$TASKHUB_LOGS"/{offline,azurite}.log || failed="$failed tests"
+[ -z "$failed" ]
