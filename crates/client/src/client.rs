@@ -1,0 +1,304 @@
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use taskhub_core::{
+    Clock, EventKind, ExecutionId, HistoryEvent, IdSource, InstanceFetch, InstanceId, OrchestrationInstance,
+    OrchestrationServiceClient, OrchestrationState, PurgeResult, RandomIds, SystemClock,
+};
+
+use crate::{ClientError, Operation, instance_id};
+
+/// A client of one task hub. Clones share the backend.
+#[derive(Clone)]
+pub struct TaskHubClient {
+    service: Arc<dyn OrchestrationServiceClient>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    checks_status: bool,
+}
+
+impl fmt::Debug for TaskHubClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskHubClient").field("checks_status", &self.checks_status).finish_non_exhaustive()
+    }
+}
+
+impl TaskHubClient {
+    /// A client with this machine's clock and random ids.
+    pub fn new(service: Arc<dyn OrchestrationServiceClient>) -> Self {
+        Self { service, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds), checks_status: false }
+    }
+
+    /// The same client with another clock and source of ids.
+    pub fn with_environment(mut self, clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Self {
+        self.clock = clock;
+        self.ids = ids;
+        self
+    }
+
+    /// Whether to look before sending. With checks, as Durable Functions' client does: raising an event,
+    /// terminating, suspending and resuming are errors when there is no such instance or its status does
+    /// not allow it, and only finished instances are purged. Without (the default), as DTFx's
+    /// `TaskHubClient` does: everything is sent, and workers discard what has no effect.
+    pub fn with_status_checks(mut self, on: bool) -> Self {
+        self.checks_status = on;
+        self
+    }
+
+    pub(crate) fn service(&self) -> &dyn OrchestrationServiceClient {
+        &*self.service
+    }
+
+    pub(crate) fn ids(&self) -> &dyn IdSource {
+        &*self.ids
+    }
+
+    /// The state of an instance, `None` when there is no such instance.
+    ///
+    /// # Errors
+    /// `Invalid`: a blank or impossible id. Others: the backend failed.
+    pub async fn state(
+        &self,
+        instance_id: &InstanceId,
+        fetch: InstanceFetch,
+    ) -> Result<Option<OrchestrationState>, ClientError> {
+        instance_id::check(instance_id)?;
+        self.service.instance_state(instance_id, fetch).await.map_err(ClientError::service(Operation::Query))
+    }
+
+    /// The history of the current execution, in order; empty when there is none.
+    ///
+    /// # Errors
+    /// `Invalid`: a blank or impossible id. Others: the backend failed.
+    pub async fn history(&self, instance_id: &InstanceId) -> Result<Vec<HistoryEvent>, ClientError> {
+        self.history_of(instance_id, None).await
+    }
+
+    /// The history of one execution, or of the current one.
+    ///
+    /// # Errors
+    /// As [`TaskHubClient::history`].
+    pub async fn history_of(
+        &self,
+        instance_id: &InstanceId,
+        execution_id: Option<&ExecutionId>,
+    ) -> Result<Vec<HistoryEvent>, ClientError> {
+        instance_id::check(instance_id)?;
+        self.service
+            .history(instance_id, execution_id)
+            .await
+            .map_err(ClientError::service(Operation::History))
+    }
+
+    /// Sends an external event. It is addressed to the instance, not to an execution, so that a
+    /// continue-as-new does not lose it; an instance that does not wait for it keeps it.
+    ///
+    /// # Errors
+    /// `Invalid`: a blank id or event name, a payload without JSON form. Others: see
+    /// [`TaskHubClient::with_status_checks`]; the backend failed.
+    pub async fn raise_event<T: Serialize + ?Sized>(
+        &self,
+        instance_id: &InstanceId,
+        name: &str,
+        payload: &T,
+    ) -> Result<(), ClientError> {
+        let text = serde_json::to_string(payload)
+            .map_err(|source| ClientError::Payload { argument: "event data", source })?;
+        self.raise_raw_event(instance_id, name, Some(text)).await
+    }
+
+    /// As [`TaskHubClient::raise_event`], with the payload as it is to be stored: JSON text or nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn raise_raw_event(
+        &self,
+        instance_id: &InstanceId,
+        name: &str,
+        payload: Option<String>,
+    ) -> Result<(), ClientError> {
+        if name.trim().is_empty() {
+            return Err(ClientError::Blank { argument: "event name" });
+        }
+        let kind = EventKind::EventRaised {
+            name: Some(name.to_owned()),
+            input: payload,
+            parent_trace_context: None,
+        };
+        self.send(Operation::RaiseEvent, instance_id, kind).await
+    }
+
+    /// Asks an instance to end. It stops at its next await, with the reason as output; its activities
+    /// and sub-orchestrations run on.
+    ///
+    /// # Errors
+    /// `Invalid`: a blank id. Others: see [`TaskHubClient::with_status_checks`]; the backend failed.
+    pub async fn terminate(&self, instance_id: &InstanceId, reason: Option<&str>) -> Result<(), ClientError> {
+        let kind = EventKind::ExecutionTerminated { input: reason.map(str::to_owned) };
+        self.send(Operation::Terminate, instance_id, kind).await
+    }
+
+    /// Asks an instance to pause. Results and events are kept, the orchestrator makes no progress.
+    ///
+    /// # Errors
+    /// As [`TaskHubClient::terminate`].
+    pub async fn suspend(&self, instance_id: &InstanceId, reason: Option<&str>) -> Result<(), ClientError> {
+        let kind = EventKind::ExecutionSuspended { reason: reason.map(str::to_owned) };
+        self.send(Operation::Suspend, instance_id, kind).await
+    }
+
+    /// Lets a suspended instance go on.
+    ///
+    /// # Errors
+    /// As [`TaskHubClient::terminate`].
+    pub async fn resume(&self, instance_id: &InstanceId, reason: Option<&str>) -> Result<(), ClientError> {
+        let kind = EventKind::ExecutionResumed { reason: reason.map(str::to_owned) };
+        self.send(Operation::Resume, instance_id, kind).await
+    }
+
+    /// Removes rows and blobs of one instance; zeros when there is no such instance.
+    ///
+    /// # Errors
+    /// `Invalid`: a blank id, or with status checks an instance that has not finished. Others: the
+    /// backend failed.
+    pub async fn purge(&self, instance_id: &InstanceId) -> Result<PurgeResult, ClientError> {
+        instance_id::check(instance_id)?;
+        match self.checked(Operation::Purge, instance_id).await {
+            Err(ClientError::NotFound { .. }) => return Ok(PurgeResult::default()),
+            other => other?,
+        }
+        self.service.purge_instance(instance_id).await.map_err(ClientError::service(Operation::Purge))
+    }
+
+    /// Creates what is missing of the hub.
+    ///
+    /// # Errors
+    /// The backend failed.
+    pub async fn create_hub(&self) -> Result<(), ClientError> {
+        self.service.create_hub().await.map_err(ClientError::service(Operation::CreateHub))
+    }
+
+    /// Deletes the hub with everything in it.
+    ///
+    /// # Errors
+    /// The backend failed.
+    pub async fn delete_hub(&self) -> Result<(), ClientError> {
+        self.service.delete_hub().await.map_err(ClientError::service(Operation::DeleteHub))
+    }
+
+    async fn send(
+        &self,
+        operation: Operation,
+        instance_id: &InstanceId,
+        kind: EventKind,
+    ) -> Result<(), ClientError> {
+        instance_id::check(instance_id)?;
+        self.checked(operation, instance_id).await?;
+        let event = HistoryEvent::message(self.clock.now(), kind);
+        tracing::debug!(instance = %instance_id, event = event.name(), "sending");
+        self.service
+            .send_event(OrchestrationInstance::current(instance_id.clone()), event)
+            .await
+            .map_err(ClientError::service(operation))
+    }
+
+    async fn checked(&self, operation: Operation, instance_id: &InstanceId) -> Result<(), ClientError> {
+        if !self.checks_status {
+            return Ok(());
+        }
+        let Some(state) = self.state(instance_id, InstanceFetch::NONE).await? else {
+            return Err(ClientError::NotFound { instance: instance_id.clone() });
+        };
+        match state.status {
+            Some(status) if !operation.allows(status) => {
+                Err(ClientError::WrongStatus { operation, instance: instance_id.clone(), status })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taskhub_core::ErrorKind;
+    use taskhub_core::OrchestrationStatus::{self, Completed, Failed, Pending, Running, Suspended};
+
+    use super::*;
+    use crate::fake::{FakeService, NOW, client};
+
+    #[tokio::test]
+    async fn events_are_dtfx_messages_to_whatever_execution_is_current() {
+        let (client, fake) = client(FakeService::default());
+        let id = InstanceId::new("order-42");
+        client.raise_event(&id, "Approved", &true).await.unwrap();
+        client.terminate(&id, Some("cancelled by user")).await.unwrap();
+        client.suspend(&id, Some("maintenance")).await.unwrap();
+        client.resume(&id, None).await.unwrap();
+
+        let kinds = [
+            EventKind::EventRaised {
+                name: Some("Approved".into()),
+                input: Some("true".into()),
+                parent_trace_context: None,
+            },
+            EventKind::ExecutionTerminated { input: Some("cancelled by user".into()) },
+            EventKind::ExecutionSuspended { reason: Some("maintenance".into()) },
+            EventKind::ExecutionResumed { reason: None },
+        ];
+        let expected: Vec<_> = kinds
+            .into_iter()
+            .map(|kind| {
+                (OrchestrationInstance::current("order-42"), HistoryEvent::message(NOW.parse(), kind))
+            })
+            .collect();
+        assert_eq!(fake.sent(), expected);
+    }
+
+    #[tokio::test]
+    async fn blank_ids_and_event_names_are_refused() {
+        let (client, fake) = client(FakeService::default());
+        let event = client.raise_raw_event(&"a".into(), " ", None).await.unwrap_err();
+        assert_eq!(event.to_string(), "the event name must not be empty");
+        let id = client.terminate(&"".into(), None).await.unwrap_err();
+        assert_eq!(id.to_string(), "the instance id must not be empty");
+        assert!(fake.sent().is_empty());
+    }
+
+    #[tokio::test]
+    async fn status_checks_follow_durable_functions() {
+        use Operation::{Purge, RaiseEvent, Resume, Suspend, Terminate};
+        for (operation, allowed) in [
+            (RaiseEvent, &[Running, Pending, Suspended][..]),
+            (Terminate, &[Running, Pending, Suspended]),
+            (Suspend, &[Running, Pending]),
+            (Resume, &[Suspended]),
+            (Purge, &[Completed, Failed]),
+        ] {
+            for status in [Running, Pending, Suspended, Completed, Failed] {
+                let result = run(operation, Some(status)).await;
+                assert_eq!(result.is_ok(), allowed.contains(&status), "{operation:?} {status}");
+            }
+            let missing = run(operation, None).await.map_err(|e| e.kind());
+            let expected = if operation == Purge { Ok(()) } else { Err(ErrorKind::NotFound) };
+            assert_eq!(missing, expected, "{operation:?}");
+        }
+    }
+
+    async fn run(operation: Operation, status: Option<OrchestrationStatus>) -> Result<(), ClientError> {
+        let fake = FakeService::default();
+        let (client, _) = client(match status {
+            Some(status) => fake.with_state("a", status),
+            None => fake,
+        });
+        let (client, id) = (client.with_status_checks(true), InstanceId::new("a"));
+        match operation {
+            Operation::RaiseEvent => client.raise_event(&id, "e", &1).await,
+            Operation::Terminate => client.terminate(&id, None).await,
+            Operation::Suspend => client.suspend(&id, None).await,
+            Operation::Resume => client.resume(&id, None).await,
+            Operation::Purge => client.purge(&id).await.map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+}

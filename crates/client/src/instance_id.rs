@@ -1,0 +1,53 @@
+use taskhub_core::InstanceId;
+
+use crate::ClientError;
+
+/// Largest escaped instance id, in UTF-16 code units: the table service refuses larger keys.
+/// Source: Azure Tables, "1 KiB in size" for `PartitionKey`.
+const MAX_KEY_UNITS: usize = 512;
+
+/// Checks an id before anything is sent: a start message without its row would be an orphan.
+/// DTFx's own client finds out only after it has sent the message.
+pub(crate) fn check(instance_id: &InstanceId) -> Result<(), ClientError> {
+    if instance_id.as_str().trim().is_empty() {
+        return Err(ClientError::Blank { argument: "instance id" });
+    }
+    let length = escaped_units(instance_id.as_str());
+    if length > MAX_KEY_UNITS {
+        return Err(ClientError::InstanceIdTooLong { length, longest: MAX_KEY_UNITS });
+    }
+    Ok(())
+}
+
+/// Length of the id as a table key, in UTF-16 code units. Characters that keys cannot hold take two.
+/// Source: Azure/durabletask, `KeySanitation.EscapePartitionKey`.
+fn escaped_units(id: &str) -> usize {
+    id.chars()
+        .map(|c| match c {
+            '^' | '/' | '\\' | '#' | '?' => 2,
+            c if c.is_control() => 2,
+            c => c.len_utf16(),
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_measured_as_table_keys() {
+        assert_eq!(escaped_units("a/b\\c#d?e^f"), 16);
+        assert_eq!(escaped_units("é日😀"), 4);
+        assert_eq!(escaped_units("\u{0}\u{1f}\u{7f}\u{9f}\u{a0}"), 9);
+    }
+
+    #[test]
+    fn the_longest_id_is_512_units_escaped() {
+        assert!(check(&"a".repeat(512).into()).is_ok());
+        assert!(check(&"/".repeat(256).into()).is_ok());
+        for id in ["a".repeat(513), "/".repeat(257), String::new(), " \t".to_owned()] {
+            assert!(check(&id.as_str().into()).is_err(), "{id}");
+        }
+    }
+}
