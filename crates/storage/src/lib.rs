@@ -2,11 +2,13 @@
 //!
 //! [`QueueStore`], [`TableStore`] and [`BlobStore`] say what a task hub needs of Azure Storage, no more.
 //! Two implementations have the same semantics and pass the same contract suite: `azure`, over the
-//! `azure_*` 0.21 packages (whose types do not leave this crate), and `memory`, the embedded store.
+//! `azure_*` 0.21 packages (whose types do not leave this crate), and [`memory`], the embedded store.
 //! Nothing here knows what a task hub is.
 
 mod blob;
 mod error;
+mod limits;
+pub mod memory;
 mod queue;
 mod table;
 
