@@ -1,1 +1,27 @@
-//! (placeholder)
+//! What the tests of a task hub are made of.
+//!
+//! - [`VirtualClock`], [`eventually`], [`seed`]: time, waiting and randomness that repeat.
+//! - [`dump`], [`load`], [`compare`]: a whole hub as a value; captured hubs are loaded, finished by our
+//!   worker and compared with what the .NET provider wrote ([`golden`]).
+//!
+//! ```
+//! use taskhub_testkit::VirtualClock;
+//! use taskhub_core::Clock;
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+//! let clock = VirtualClock::default();
+//! tokio::time::sleep(std::time::Duration::from_secs(60)).await; // takes no time
+//! assert_eq!(clock.now().to_iso(), "2026-01-15T09:31:00Z");
+//! # });
+//! ```
+
+mod clock;
+pub mod compare;
+pub mod dump;
+pub mod golden;
+pub mod load;
+mod seed;
+mod wait;
+
+pub use clock::VirtualClock;
+pub use seed::{SEED_VARIABLE, seed, seeded_ids};
+pub use wait::{PATIENCE, eventually, eventually_within};
