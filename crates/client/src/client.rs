@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use taskhub_core::{
     Clock, EventKind, ExecutionId, HistoryEvent, IdSource, InstanceFetch, InstanceId, OrchestrationInstance,
-    OrchestrationServiceClient, OrchestrationState, PurgeResult, RandomIds, SystemClock,
+    OrchestrationServiceClient, OrchestrationState, PurgeResult, RandomIds, SystemClock, Timestamp,
 };
 
 use crate::{ClientError, Operation, instance_id};
@@ -50,8 +50,14 @@ impl TaskHubClient {
         &*self.service
     }
 
-    pub(crate) fn ids(&self) -> &dyn IdSource {
-        &*self.ids
+    /// A new random GUID as 32 hex digits, the form of generated instance ids.
+    pub fn new_guid(&self) -> String {
+        self.ids.guid().simple().to_string()
+    }
+
+    /// The current time of the client's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// The state of an instance, `None` when there is no such instance.

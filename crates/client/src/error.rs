@@ -111,6 +111,9 @@ pub enum ClientError {
         /// Its status.
         status: OrchestrationStatus,
     },
+    /// Only unfinished statuses were given to a purge.
+    #[error("only finished instances can be purged; name a final status or none")]
+    NothingToPurge,
     /// The backend failed.
     #[error("could not {operation}")]
     Service {
@@ -129,6 +132,7 @@ impl ClientError {
             | Self::InstanceIdTooLong { .. }
             | Self::EntityId { .. }
             | Self::Payload { .. }
+            | Self::NothingToPurge
             | Self::WrongStatus { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,

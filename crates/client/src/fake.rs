@@ -1,24 +1,28 @@
-//! A backend that remembers what it was asked for.
+//! A backend for tests that remembers what it was asked for.
+#![allow(clippy::unwrap_used, reason = "used by tests only")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use taskhub_core::{
-    Clock, ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage, InstanceQuery,
+    Clock, EventKind, ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage, InstanceQuery,
     OrchestrationInstance, OrchestrationServiceClient, OrchestrationState, OrchestrationStatus, PurgeResult,
     SeededIds, ServiceError, StartOutcome, StartRequest, Timestamp,
 };
 
 use crate::TaskHubClient;
 
-pub(crate) struct Now(&'static str);
+/// A time written as text.
+#[derive(Debug, Clone, Copy)]
+pub struct Now(&'static str);
 
 /// The time of every test.
-pub(crate) const NOW: Now = Now("2026-01-15T09:30:00.1234567Z");
+pub const NOW: Now = Now("2026-01-15T09:30:00.1234567Z");
 
 impl Now {
-    pub(crate) fn parse(&self) -> Timestamp {
+    /// The time as a value.
+    pub fn parse(&self) -> Timestamp {
         Timestamp::parse(self.0).unwrap()
     }
 }
@@ -32,24 +36,29 @@ impl Clock for FixedClock {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct FakeService(Mutex<Memory>);
+/// The backend. It runs nothing; a terminate message takes effect at once if asked for.
+#[derive(Debug, Default)]
+pub struct FakeService(Mutex<Memory>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Memory {
+    obeys: bool,
+    histories: BTreeMap<String, Vec<HistoryEvent>>,
     states: BTreeMap<String, OrchestrationState>,
     started: Vec<StartRequest>,
     sent: Vec<(OrchestrationInstance, HistoryEvent)>,
     state_reads: usize,
 }
 
-pub(crate) fn client(fake: FakeService) -> (TaskHubClient, Arc<FakeService>) {
+/// A client of the backend, with [`NOW`] as time and ids from a seed.
+pub fn client(fake: FakeService) -> (TaskHubClient, Arc<FakeService>) {
     let fake = Arc::new(fake);
     let service: Arc<dyn OrchestrationServiceClient> = fake.clone();
     (TaskHubClient::new(service).with_environment(Arc::new(FixedClock), Arc::new(SeededIds::new(7))), fake)
 }
 
-pub(crate) fn state(id: &str, status: OrchestrationStatus) -> OrchestrationState {
+/// A state with fixed times and ids.
+pub fn state(id: &str, status: OrchestrationStatus) -> OrchestrationState {
     OrchestrationState {
         instance: OrchestrationInstance::new(id, "e1"),
         name: "Greet".into(),
@@ -69,24 +78,49 @@ pub(crate) fn state(id: &str, status: OrchestrationStatus) -> OrchestrationState
 }
 
 impl FakeService {
-    pub(crate) fn with_state(self, id: &str, status: OrchestrationStatus) -> Self {
-        self.0.lock().unwrap().states.insert(id.into(), state(id, status));
+    /// Adds an instance.
+    #[must_use]
+    pub fn with_state(self, id: &str, status: OrchestrationStatus) -> Self {
+        self.set_status(id, status);
         self
     }
 
-    pub(crate) fn set_status(&self, id: &str, status: OrchestrationStatus) {
+    /// Adds a history.
+    #[must_use]
+    pub fn with_history(self, id: &str, events: Vec<HistoryEvent>) -> Self {
+        self.0.lock().unwrap().histories.insert(id.into(), events);
+        self
+    }
+
+    /// Makes terminate messages take effect at once.
+    #[must_use]
+    pub fn obeying(self) -> Self {
+        self.0.lock().unwrap().obeys = true;
+        self
+    }
+
+    /// Sets the status of an instance.
+    pub fn set_status(&self, id: &str, status: OrchestrationStatus) {
         self.0.lock().unwrap().states.insert(id.into(), state(id, status));
     }
 
-    pub(crate) fn started(&self) -> Vec<StartRequest> {
+    /// Ids of the instances that are there.
+    pub fn ids(&self) -> Vec<String> {
+        self.0.lock().unwrap().states.keys().cloned().collect()
+    }
+
+    /// All starts, in order.
+    pub fn started(&self) -> Vec<StartRequest> {
         self.0.lock().unwrap().started.clone()
     }
 
-    pub(crate) fn sent(&self) -> Vec<(OrchestrationInstance, HistoryEvent)> {
+    /// All messages, in order.
+    pub fn sent(&self) -> Vec<(OrchestrationInstance, HistoryEvent)> {
         self.0.lock().unwrap().sent.clone()
     }
 
-    pub(crate) fn state_reads(&self) -> usize {
+    /// How often a state was read.
+    pub fn state_reads(&self) -> usize {
         self.0.lock().unwrap().state_reads
     }
 }
@@ -108,6 +142,10 @@ impl OrchestrationServiceClient for FakeService {
             return Ok(StartOutcome::Exists { status });
         }
         memory.started.push(request.clone());
+        let mut row = state(request.instance_id.as_str(), OrchestrationStatus::Pending);
+        row.name = request.name;
+        row.input = request.input;
+        memory.states.insert(row.instance.instance_id.to_string(), row);
         Ok(StartOutcome::Started { instance_id: request.instance_id, execution_id: ExecutionId::new("e2") })
     }
 
@@ -116,36 +154,52 @@ impl OrchestrationServiceClient for FakeService {
         target: OrchestrationInstance,
         event: HistoryEvent,
     ) -> Result<(), ServiceError> {
-        self.0.lock().unwrap().sent.push((target, event));
+        let mut memory = self.0.lock().unwrap();
+        if let (true, EventKind::ExecutionTerminated { input }) = (memory.obeys, &event.kind)
+            && let Some(state) = memory.states.get_mut(target.instance_id.as_str())
+        {
+            state.status = Some(OrchestrationStatus::Terminated);
+            state.output.clone_from(input);
+        }
+        memory.sent.push((target, event));
         Ok(())
     }
 
     async fn instance_state(
         &self,
         instance_id: &InstanceId,
-        _fetch: InstanceFetch,
+        fetch: InstanceFetch,
     ) -> Result<Option<OrchestrationState>, ServiceError> {
         let mut memory = self.0.lock().unwrap();
         memory.state_reads += 1;
-        Ok(memory.states.get(instance_id.as_str()).cloned())
+        let mut found = memory.states.get(instance_id.as_str()).cloned();
+        if let Some(state) = &mut found {
+            state.input.take_if(|_| !fetch.input);
+            state.output.take_if(|_| !fetch.output);
+        }
+        Ok(found)
     }
 
     async fn list_instances(&self, query: &InstanceQuery) -> Result<InstancePage, ServiceError> {
         let memory = self.0.lock().unwrap();
         let skip: usize = query.continuation.as_deref().map_or(0, |c| c.parse().unwrap());
         let take = query.page_size.unwrap_or(100) as usize;
-        let instances: Vec<_> = memory.states.values().skip(skip).take(take).cloned().collect();
+        let wanted = |s: &&OrchestrationState| {
+            query.statuses.is_empty() || s.status.is_some_and(|status| query.statuses.contains(&status))
+        };
+        let all: Vec<_> = memory.states.values().filter(wanted).cloned().collect();
+        let instances: Vec<_> = all.iter().skip(skip).take(take).cloned().collect();
         let end = skip + instances.len();
-        let continuation = (end < memory.states.len()).then(|| end.to_string());
+        let continuation = (end < all.len()).then(|| end.to_string());
         Ok(InstancePage { instances, continuation })
     }
 
     async fn history(
         &self,
-        _instance_id: &InstanceId,
+        instance_id: &InstanceId,
         _execution_id: Option<&ExecutionId>,
     ) -> Result<Vec<HistoryEvent>, ServiceError> {
-        Ok(Vec::new())
+        Ok(self.0.lock().unwrap().histories.get(instance_id.as_str()).cloned().unwrap_or_default())
     }
 
     async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError> {

@@ -27,16 +27,18 @@
 
 mod client;
 mod error;
-#[cfg(test)]
-mod fake;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod instance_id;
 pub mod json;
 mod list;
+mod purge;
 mod start;
 mod wait;
 
 pub use client::TaskHubClient;
 pub use error::{ClientError, Operation};
 pub use list::InstancePages;
+pub use purge::{PurgeFilter, Purged};
 pub use start::{Start, Started};
 pub use wait::{PollInterval, Waited};

@@ -94,7 +94,7 @@ impl TaskHubClient {
             return Err(ClientError::Blank { argument: "orchestrator name" });
         }
         if request.instance_id.as_str().trim().is_empty() {
-            request.instance_id = InstanceId::new(self.ids().guid().simple().to_string());
+            request.instance_id = InstanceId::new(self.new_guid());
         }
         instance_id::check(&request.instance_id)?;
         // Differs: DTFx starts it, and the worker then runs it as an entity that never completes.
@@ -176,7 +176,7 @@ mod tests {
         let error = client.start(Start::new("Greet").instance_id("a").unless_active()).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "an instance with this id already exists. instance=`a` status=`Running`"
+            "an instance with this id already exists. instance=`a` status=`Pending`"
         );
     }
 }
