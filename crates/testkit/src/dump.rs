@@ -10,6 +10,7 @@ use bytes::Bytes;
 use taskhub_core::Timestamp;
 use taskhub_storage::{Entity, LeaseState};
 
+pub(crate) use parse::read_text;
 pub use parse::{parse, read};
 pub use take::{take, take_visible};
 
@@ -128,7 +129,7 @@ pub struct BlobDump {
 impl BlobDump {
     /// Whether the content is gzip.
     pub fn is_gzip(&self) -> bool {
-        self.content.starts_with(&[0x1f, 0x8b])
+        is_gzip(&self.content)
     }
 
     /// The content as text, unpacked where it is gzip; `None` when it is not text.
@@ -148,6 +149,11 @@ pub(crate) fn decode_base64_json(text: &str) -> Option<String> {
     let decoded = String::from_utf8(bytes).ok()?;
     serde_json::from_str::<serde::de::IgnoredAny>(&decoded).ok()?;
     Some(decoded)
+}
+
+/// Whether bytes are gzip.
+pub(crate) fn is_gzip(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
 }
 
 /// Unpacks gzip; `None` when it is damaged.

@@ -10,6 +10,16 @@ use serde_json::Value as Json;
 
 use crate::dump::{self, HubDump};
 
+/// Which provider wrote a hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Provider {
+    /// `DurableTask.AzureStorage` 2.9.1.
+    #[default]
+    V2,
+    /// `DurableTask.AzureStorage` 1.17.5, in the folder `v1`.
+    V1,
+}
+
 /// Which partition manager a hub was captured with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Manager {
@@ -70,6 +80,8 @@ pub struct Ending {
     pub status: i32,
     /// Serialised output, where it counts.
     pub output: Option<String>,
+    /// Beginning and length (in UTF-16 code units) of an output too long to write down.
+    pub long_output: Option<(String, usize)>,
     /// Custom status, JSON text.
     pub custom_status: Option<String>,
     /// Serialised state of an entity.
@@ -79,6 +91,8 @@ pub struct Ending {
 /// A captured hub that a worker can finish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Phase {
+    /// Who wrote it.
+    pub provider: Provider,
     /// Name of the scenario.
     pub scenario: String,
     /// Name of the phase.
@@ -101,7 +115,8 @@ impl Phase {
 
     /// Whether an entity takes part.
     pub fn has_entities(&self) -> bool {
-        matches!(self.scenario.as_str(), "CallEntity" | "LockEntities" | "SignalEntity" | "SignalLater")
+        let scenario = self.scenario.as_str();
+        matches!(scenario, "CallEntity" | "LockEntities" | "SignalEntity" | "SignalLater" | "Entity")
     }
 
     /// The captured hub.
@@ -109,33 +124,33 @@ impl Phase {
     /// # Errors
     /// The file is missing or damaged.
     pub fn hub(&self) -> Result<HubDump> {
-        hub(&self.scenario, &self.phase)
+        hub(self.provider, &self.scenario, &self.phase)
     }
 }
 
-/// Where the captures are.
-pub fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../azure-storage/tests/golden")
+/// Where the captures of a provider are.
+pub fn directory(provider: Provider) -> PathBuf {
+    let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../azure-storage/tests/golden");
+    match provider {
+        Provider::V2 => captures,
+        Provider::V1 => captures.join("v1"),
+    }
 }
 
 /// A captured hub.
 ///
 /// # Errors
 /// The file is missing or damaged.
-pub fn hub(scenario: &str, phase: &str) -> Result<HubDump> {
-    let plain = directory().join(scenario).join(format!("{phase}.json"));
-    let packed = plain.with_extension("json.gz");
-    dump::read(if packed.exists() { &packed } else { &plain })
+pub fn hub(provider: Provider, scenario: &str, phase: &str) -> Result<HubDump> {
+    dump::read(&directory(provider).join(scenario).join(format!("{phase}.json.gz")))
 }
 
 /// All phases of `expected.json`, in its order.
 ///
 /// # Errors
 /// The file is missing or says something unknown.
-pub fn phases() -> Result<Vec<Phase>> {
-    let path = directory().join("expected.json");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let expected: Json = serde_json::from_str(&text)?;
+pub fn phases(provider: Provider) -> Result<Vec<Phase>> {
+    let expected: Json = serde_json::from_str(&dump::read_text(&directory(provider).join("expected.json"))?)?;
     let mut found = Vec::new();
     for (scenario, entry) in expected.as_object().context("not an object")? {
         let endings = members(&entry["instances"]).map(|(id, ending)| self::ending(id, ending));
@@ -143,6 +158,7 @@ pub fn phases() -> Result<Vec<Phase>> {
         for (phase, steps) in members(&entry["phases"]) {
             let steps = list(steps).map(step).collect::<Result<_>>();
             found.push(Phase {
+                provider,
                 scenario: scenario.clone(),
                 phase: phase.clone(),
                 manager: manager(&entry["flags"]).with_context(|| scenario.clone())?,
@@ -169,6 +185,10 @@ fn ending(instance: &str, json: &Json) -> Result<Ending> {
         instance: instance.to_owned(),
         status: i32::try_from(json["status"].as_i64().context("no status")?)?,
         output: text("output"),
+        long_output: match (text("outputStart"), json["outputLength"].as_u64()) {
+            (Some(start), Some(length)) => Some((start, usize::try_from(length)?)),
+            _ => None,
+        },
         custom_status: text("customStatus"),
         entity_state: text("state"),
     })

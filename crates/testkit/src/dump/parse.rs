@@ -11,7 +11,7 @@ use taskhub_storage::{Entity, LeaseState, Value};
 use uuid::Uuid;
 
 use super::{
-    BlobDump, ContainerDump, HubDump, MessageDump, MessageState, QueueDump, TableDump, gunzip, gzip,
+    BlobDump, ContainerDump, HubDump, MessageDump, MessageState, QueueDump, TableDump, gunzip, gzip, is_gzip,
 };
 
 /// Reads a captured hub (`hubdump/1` JSON, packed with gzip or not).
@@ -19,14 +19,17 @@ use super::{
 /// # Errors
 /// The file cannot be read or is not such a dump; the error names the file and the place.
 pub fn read(path: &Path) -> Result<HubDump> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
-        gunzip(&bytes).with_context(|| format!("{}: damaged gzip", path.display()))?
-    } else {
-        bytes
-    };
-    let text = String::from_utf8(bytes).with_context(|| path.display().to_string())?;
-    parse(&text).with_context(|| path.display().to_string())
+    parse(&read_text(path)?).with_context(|| path.display().to_string())
+}
+
+/// The text of a file, packed with gzip or not.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let name = || path.display().to_string();
+    let mut bytes = std::fs::read(path).with_context(name)?;
+    if is_gzip(&bytes) {
+        bytes = gunzip(&bytes).with_context(|| format!("{}: damaged gzip", name()))?;
+    }
+    String::from_utf8(bytes).with_context(name)
 }
 
 /// Parses the text of a captured hub.
