@@ -4,7 +4,23 @@
 //! [`tracking`] what the History and Instances tables hold. These modules are pure: bytes in, values
 //! out, and the other way round; what they write is what the .NET provider writes.
 
+mod checkpoint;
+mod client;
+mod error;
+mod hub;
+mod large_messages;
 pub mod message;
 pub mod names;
 pub mod partition;
+mod queue;
+mod service;
+mod session;
+mod settings;
 pub mod tracking;
+
+pub use client::AzureStorageClient;
+pub use hub::{
+    DEFAULT_PARTITION_COUNT, Hub, HubInspection, HubLayout, PartitionManagerKind, QueueInspection,
+};
+pub use service::AzureStorageService;
+pub use settings::AzureStorageSettings;

@@ -2,9 +2,11 @@
 
 pub mod blob_column;
 mod error;
+pub(crate) mod etags;
 pub mod history_row;
 pub mod instance_row;
 pub mod key;
 pub mod sentinel;
+pub(crate) mod store;
 
 pub use error::RowError;

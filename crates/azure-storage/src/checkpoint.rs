@@ -1,0 +1,111 @@
+//! The only writer of an episode. The order of effects is the protocol, so it reads here in one place.
+
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use taskhub_core::{EpisodeCommit, LockToken, ServiceError};
+
+use crate::queue::held::HeldMessage;
+use crate::queue::send::Sender;
+use crate::service::Shared;
+use crate::session::history_index::HistoryIndex;
+use crate::session::manager::Tracked;
+use crate::tracking::store::HistoryCommit;
+
+/// Commits one episode. A crash between two steps may repeat messages (activities run at least once,
+/// extra results are ignored by replay); it never loses one.
+///
+/// Source: Azure/durabletask, `AzureStorageOrchestrationService.CompleteTaskOrchestrationWorkItemAsync`.
+///
+/// # Errors
+/// `SessionAborted` when another worker has committed an episode of the instance since its history was
+/// read: nothing of this one is stored.
+pub(crate) async fn complete(
+    shared: &Arc<Shared>,
+    token: LockToken,
+    commit: EpisodeCommit,
+) -> Result<(), ServiceError> {
+    let Some((began_as, mut tracked)) = shared.sessions.tracked(token) else {
+        return Err(shared.no_session("complete", token));
+    };
+    let mut index = if commit.replaces_history { HistoryIndex::default() } else { tracked.index.clone() };
+    let sender = Sender {
+        // The sender is the execution with which the work item began, and its episode number includes the
+        // running one; after continue-as-new within the work item the target tells the new execution.
+        instance: began_as,
+        episode: Some(tracked.index.episodes + 1),
+    };
+
+    // 1. A retry repeats these.
+    send_outbound(shared, &commit, &sender).await?;
+
+    // 2. The checkpoint: conditional on the sentinel as it was read.
+    let committed = shared
+        .tracking
+        .commit_history(HistoryCommit {
+            instance: &commit.instance,
+            first_row: index.len,
+            events: &commit.new_events,
+            etag: tracked.etag.as_ref(),
+        })
+        .await?;
+
+    // 3. What queries see; repaired by the next message if a crash comes before it.
+    index.extend(&commit.new_events);
+    shared.tracking.checkpoint_instance(&commit, &index, &committed).await?;
+
+    // 4. Blobs of the execution that was replaced.
+    if commit.replaces_history {
+        shared.tracking.delete_blobs(std::mem::take(&mut tracked.blob_names)).await;
+    }
+    tracked.blob_names.extend(committed.blob_names);
+    let processed = shared.sessions.current(token);
+    let tracked = Tracked { index, etag: Some(committed.etag), blob_names: tracked.blob_names };
+    shared.sessions.committed(token, commit.instance, tracked);
+
+    // 5. The messages that caused it. If this fails they come again, and replay finds nothing to do.
+    delete_all(shared, &processed).await
+}
+
+async fn send_outbound(
+    shared: &Arc<Shared>,
+    commit: &EpisodeCommit,
+    sender: &Sender,
+) -> Result<(), ServiceError> {
+    let limit = shared.hub.settings.max_storage_operation_concurrency;
+    let control: Vec<_> =
+        commit.orchestrator_messages.iter().chain(&commit.timer_messages).cloned().collect();
+    let activities = &commit.activity_messages;
+    let (partitions, ()) = tokio::try_join!(
+        shared.sender.send_all_control(&control, sender),
+        stream::iter(0..activities.len())
+            .map(|at| shared.sender.send_activity(&activities[at], sender, &shared.work_items))
+            .buffer_unordered(limit)
+            .try_collect::<()>(),
+    )?;
+    for partition in partitions {
+        shared.ring(partition);
+    }
+    Ok(())
+}
+
+/// Deletes processed messages, some at a time.
+pub(crate) async fn delete_all(shared: &Shared, messages: &[Arc<HeldMessage>]) -> Result<(), ServiceError> {
+    let limit = shared.hub.settings.max_storage_operation_concurrency;
+    stream::iter(messages.to_vec())
+        .map(|message| async move {
+            let deleted = message.delete(&*shared.hub.account.queues).await;
+            shared.sessions.forget(&message);
+            deleted.map_err(|e| {
+                let what = format!(
+                    "cannot delete a processed message. queue=`{}` instance=`{}`",
+                    message.queue,
+                    message.instance_id()
+                );
+                shared.hub.failed(what, e)
+            })
+        })
+        .buffer_unordered(limit)
+        .try_collect()
+        .await
+}

@@ -1,0 +1,133 @@
+//! The backend as a client sees it.
+
+use async_trait::async_trait;
+use taskhub_core::{
+    ErrorKind, EventKind, ExecutionId, ExecutionStarted, HistoryEvent, InstanceFetch, InstanceId,
+    InstancePage, InstanceQuery, OrchestrationInstance, OrchestrationServiceClient, OrchestrationState,
+    PurgeResult, ServiceError, StartOutcome, StartRequest, TaskMessage, execution_id_from,
+};
+use tokio::sync::OnceCell;
+
+use crate::hub::Hub;
+use crate::queue::send::MessageSender;
+use crate::service::client_sender;
+use crate::tracking::store::TrackingStore;
+
+/// A task hub in Azure Storage as a client uses it. It touches no leases.
+#[derive(Debug)]
+pub struct AzureStorageClient {
+    hub: Hub,
+    tracking: TrackingStore,
+    sender: OnceCell<MessageSender>,
+}
+
+impl AzureStorageClient {
+    /// A client of a hub. Nothing is read before it is needed.
+    pub fn new(hub: Hub) -> Self {
+        Self { tracking: TrackingStore::new(hub.clone()), hub, sender: OnceCell::new() }
+    }
+
+    /// The hub.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// The partition count is the hub's, read before the first message is sent; a hub that does not exist
+    /// is created, as DTFx clients do.
+    async fn sender(&self) -> Result<&MessageSender, ServiceError> {
+        self.sender
+            .get_or_try_init(|| async {
+                let layout = self.hub.ensure().await?;
+                Ok(MessageSender::new(self.hub.clone(), layout.partition_count))
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl OrchestrationServiceClient for AzureStorageClient {
+    async fn create_hub(&self) -> Result<(), ServiceError> {
+        self.hub.ensure().await.map(drop)
+    }
+
+    async fn delete_hub(&self) -> Result<(), ServiceError> {
+        self.hub.delete().await
+    }
+
+    /// The message goes first, the row second: a worker compares both and waits for the row.
+    /// Source: Azure/durabletask, `AzureStorageOrchestrationService.CreateTaskOrchestrationAsync`.
+    async fn start_instance(&self, request: StartRequest) -> Result<StartOutcome, ServiceError> {
+        let sender = self.sender().await?;
+        let existing = self.tracking.instance_row(&request.instance_id).await?;
+        if let Some(status) = existing.as_ref().and_then(|row| row.state.status)
+            && request.dedupe_statuses.contains(&status)
+        {
+            if self.hub.settings.throw_exception_on_invalid_dedupe_status {
+                return Err(ServiceError::new(
+                    ErrorKind::AlreadyExists,
+                    format!(
+                        "an instance with this id exists. hub=`{}` instance=`{}` status=`{status}`",
+                        self.hub.name(),
+                        request.instance_id
+                    ),
+                ));
+            }
+            return Ok(StartOutcome::Exists { status });
+        }
+        let execution_id = execution_id_from(&*self.hub.ids);
+        let instance = OrchestrationInstance::new(request.instance_id.clone(), execution_id.clone());
+        let generation = existing.as_ref().map_or(0, |row| row.state.generation.unwrap_or(0) + 1);
+        let started = ExecutionStarted {
+            instance: instance.clone(),
+            parent: None,
+            name: request.name,
+            version: Some(request.version.unwrap_or_default()),
+            input: request.input,
+            tags: request.tags,
+            correlation: None,
+            parent_trace_context: None,
+            scheduled_start_time: request.scheduled_start_at,
+            generation: Some(generation),
+            generate_new_trace: false,
+        };
+        let kind = EventKind::ExecutionStarted(Box::new(started));
+        let event = HistoryEvent::message(self.hub.clock.now(), kind);
+        let message = TaskMessage::new(event, instance);
+        let sent = sender.send_control(&message, &client_sender()).await?;
+        self.tracking.create_instance(&message, sent.data.compressed_blob_name.as_deref(), existing).await?;
+        Ok(StartOutcome::Started { instance_id: request.instance_id, execution_id })
+    }
+
+    async fn send_event(
+        &self,
+        target: OrchestrationInstance,
+        event: HistoryEvent,
+    ) -> Result<(), ServiceError> {
+        let message = TaskMessage::new(event, target);
+        self.sender().await?.send_control(&message, &client_sender()).await.map(drop)
+    }
+
+    async fn instance_state(
+        &self,
+        instance_id: &InstanceId,
+        fetch: InstanceFetch,
+    ) -> Result<Option<OrchestrationState>, ServiceError> {
+        self.tracking.instance_state(instance_id, fetch).await
+    }
+
+    async fn list_instances(&self, query: &InstanceQuery) -> Result<InstancePage, ServiceError> {
+        self.tracking.list_instances(query).await
+    }
+
+    async fn history(
+        &self,
+        instance_id: &InstanceId,
+        execution_id: Option<&ExecutionId>,
+    ) -> Result<Vec<HistoryEvent>, ServiceError> {
+        Ok(self.tracking.history(instance_id, execution_id).await?.events)
+    }
+
+    async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError> {
+        self.tracking.purge(instance_id).await
+    }
+}

@@ -1,0 +1,255 @@
+//! The table partition manager's loop: reads the rows, carries out the decisions of [`super::table`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use taskhub_core::{PartitionId, ServiceError, Timestamp, WorkerId};
+use taskhub_storage::{Condition, ErrorKind, TableOperation};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::partition::app_lease::AppLease;
+use crate::partition::table::{self, Asker, Drain, Local, PartitionLease, Step};
+
+/// Interval while a hand-over is under way. Source: Azure/durabletask, `TablePartitionManager` (1 s).
+const HURRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Time for one look at all rows. Source: `PartitionTableOperationTimeout`.
+const ITERATION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Failed looks in a row that are repeated at once. Source: `TablePartitionManager` (10).
+const QUICK_RETRIES: u32 = 10;
+
+/// What the manager does with queues.
+#[async_trait::async_trait]
+pub(crate) trait PartitionOwner: Send + Sync + 'static {
+    /// Receive from the partition's queue, as long as `lease_until` is not past.
+    fn receive(&self, partition: PartitionId, lease_until: Timestamp);
+    /// Whether the partition's queue is being received from.
+    fn is_receiving(&self, partition: PartitionId) -> bool;
+    /// Stop receiving from the partition's queue at once.
+    fn stop_receiving(&self, partition: PartitionId);
+    /// Stop receiving, give back what nobody works on, and wait until no session is active.
+    async fn drain(&self, partition: PartitionId);
+}
+
+/// Acquires, balances, renews and hands back partitions of one worker.
+pub(crate) struct PartitionManager {
+    hub: Hub,
+    owner: Arc<dyn PartitionOwner>,
+    drains: HashMap<PartitionId, JoinHandle<()>>,
+    app_lease_held: Arc<AtomicBool>,
+}
+
+impl PartitionManager {
+    pub(crate) fn new(hub: Hub, owner: Arc<dyn PartitionOwner>) -> Self {
+        Self { hub, owner, drains: HashMap::new(), app_lease_held: Arc::default() }
+    }
+
+    /// Runs until `stop`, then hands all partitions back; `force` ends that early.
+    pub(crate) async fn run(mut self, stop: CancellationToken, force: CancellationToken) {
+        let mut lease_task = None;
+        if self.hub.settings.use_app_lease {
+            match self.hold_app_lease(&stop).await {
+                Some(task) => lease_task = Some(task),
+                None => return,
+            }
+        }
+        let mut failures = 0;
+        loop {
+            // Without the app lease another application has the hub: partitions go back until it returns.
+            let stopping = stop.is_cancelled();
+            let shutting_down =
+                stopping || (lease_task.is_some() && !self.app_lease_held.load(Ordering::Relaxed));
+            let outcome = tokio::time::timeout(ITERATION_TIMEOUT, self.iterate(shutting_down)).await;
+            let (mut wait, mut finished) = (self.hub.settings.lease_acquire_interval, false);
+            match outcome {
+                Ok(Ok(Iteration::Settled)) => (failures, finished) = (0, stopping),
+                Ok(Ok(Iteration::Moving)) => (failures, wait) = (0, HURRY_INTERVAL),
+                Ok(Ok(Iteration::Lost)) => wait = Duration::from_millis(50),
+                Ok(Err(e)) => {
+                    failures += 1;
+                    tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot look after the partitions");
+                }
+                Err(_) => {
+                    failures += 1;
+                    tracing::warn!(hub = %self.hub.name(), "looking after the partitions took too long");
+                }
+            }
+            if (1..QUICK_RETRIES).contains(&failures) {
+                wait = Duration::from_millis(200);
+            }
+            if finished || force.is_cancelled() {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled(), if !stopping => {}
+                () = force.cancelled() => {}
+            }
+        }
+        for drain in self.drains.into_values() {
+            drain.abort();
+        }
+        if let Some(task) = lease_task {
+            task.abort();
+        }
+    }
+
+    /// Waits for the app lease and keeps it renewed in the background; `None` when told to stop.
+    async fn hold_app_lease(&self, stop: &CancellationToken) -> Option<JoinHandle<()>> {
+        let lease = match AppLease::new(self.hub.clone()) {
+            Ok(lease) => lease,
+            Err(e) => {
+                tracing::error!(hub = %self.hub.name(), error = e.chain(), "no app lease");
+                return None;
+            }
+        };
+        let settings = self.hub.settings.clone();
+        loop {
+            let mut wait = settings.app_lease_acquire_interval;
+            match lease.acquire().await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(e) => {
+                    tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot acquire the app lease");
+                    wait = settings.lease_acquire_interval;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return None,
+            }
+        }
+        let (hub, held) = (self.hub.clone(), self.app_lease_held.clone());
+        held.store(true, Ordering::Relaxed);
+        Some(tokio::spawn(async move {
+            loop {
+                let mut wait = settings.app_lease_renew_interval;
+                // Not renewed while this process was stalled: take it again, unless somebody else has.
+                let kept = match lease.renew().await {
+                    Ok(false) => lease.acquire().await,
+                    other => other,
+                };
+                match kept {
+                    Ok(kept) => {
+                        held.store(kept, Ordering::Relaxed);
+                        if !kept {
+                            wait = settings.app_lease_acquire_interval;
+                        }
+                    }
+                    Err(e) => {
+                        tracing::warn!(hub = %hub.name(), error = e.chain(), "cannot renew the app lease");
+                        wait = settings.lease_acquire_interval.min(wait);
+                    }
+                }
+                tokio::time::sleep(wait).await;
+            }
+        }))
+    }
+
+    async fn iterate(&mut self, shutting_down: bool) -> Result<Iteration, ServiceError> {
+        let rows = self.hub.partition_rows().await?.unwrap_or_default();
+        let mut moving = false;
+        let mut counts_for: Vec<Option<WorkerId>> = vec![None; rows.len()];
+        let mut after: Vec<PartitionLease> = Vec::with_capacity(rows.len());
+        for (at, row) in rows.into_iter().enumerate() {
+            let Some(partition) = self.hub.names.partition_of_queue(&row.queue) else {
+                tracing::debug!(hub = %self.hub.name(), row = row.queue, "a row is not about a control queue");
+                after.push(row);
+                continue;
+            };
+            let asker = Asker {
+                me: self.hub.settings.worker_id.clone(),
+                now: self.hub.clock.now(),
+                lease_interval: self.hub.settings.lease_interval,
+                shutting_down,
+            };
+            let step = table::step(&row, self.local(partition), &asker);
+            let Some(written) = self.carry_out(partition, &row, &step).await? else {
+                return Ok(Iteration::Lost);
+            };
+            moving |= step.hurry;
+            counts_for[at] = step.counts_for;
+            after.push(written);
+        }
+        if !shutting_down {
+            let me = self.hub.settings.worker_id.clone();
+            for at in table::balance(&counts_for, &me) {
+                let mut lease = after[at].clone();
+                lease.next_owner = Some(me.clone());
+                moving = true;
+                if self.write(&lease).await?.is_none() {
+                    return Ok(Iteration::Lost);
+                }
+            }
+        }
+        Ok(if moving { Iteration::Moving } else { Iteration::Settled })
+    }
+
+    fn local(&self, partition: PartitionId) -> Local {
+        let drain = match self.drains.get(&partition) {
+            None => Drain::Idle,
+            Some(task) if task.is_finished() => Drain::Finished,
+            Some(_) => Drain::Running,
+        };
+        Local { receiving: self.owner.is_receiving(partition), drain }
+    }
+
+    /// The order matters: stop before the row is given away, receive only once it is ours.
+    /// `None`: another worker has written the row.
+    async fn carry_out(
+        &mut self,
+        partition: PartitionId,
+        row: &PartitionLease,
+        step: &Step,
+    ) -> Result<Option<PartitionLease>, ServiceError> {
+        if step.stop_receiving {
+            tracing::warn!(
+                hub = %self.hub.name(), queue = row.queue, owner = ?row.current_owner,
+                "another worker owns the queue now"
+            );
+            self.owner.stop_receiving(partition);
+        }
+        if step.begin_drain {
+            let owner = self.owner.clone();
+            self.drains.insert(partition, tokio::spawn(async move { owner.drain(partition).await }));
+        }
+        let mut written = step.lease.clone();
+        if step.changed {
+            match self.write(&step.lease).await? {
+                Some(etag) => written = etag,
+                None => return Ok(None),
+            }
+        }
+        if step.lease.current_owner.is_none() {
+            self.drains.remove(&partition);
+        }
+        if step.receive {
+            self.drains.remove(&partition);
+            let lease_until = step.lease.expires_at.unwrap_or(Timestamp::MIN);
+            self.owner.receive(partition, lease_until);
+        }
+        Ok(Some(written))
+    }
+
+    async fn write(&self, lease: &PartitionLease) -> Result<Option<PartitionLease>, ServiceError> {
+        let condition = lease.etag.clone().map_or(Condition::Any, Condition::Matches);
+        let replace = TableOperation::Replace(lease.to_entity(), condition);
+        match self.hub.account.tables.execute(&self.hub.names.partitions_table(), replace).await {
+            Ok(etag) => Ok(Some(PartitionLease { etag, ..lease.clone() })),
+            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(None),
+            Err(e) => Err(self.hub.failed(format!("cannot write a partition row. row=`{}`", lease.queue), e)),
+        }
+    }
+}
+
+enum Iteration {
+    /// Nothing is on the move.
+    Settled,
+    /// A hand-over is under way.
+    Moving,
+    /// Another worker wrote a row first: look again.
+    Lost,
+}

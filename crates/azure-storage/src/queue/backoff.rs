@@ -1,0 +1,86 @@
+use std::time::Duration;
+
+/// Shortest wait after an empty receive. Source: Azure/durabletask, `AzureStorageOrchestrationService`
+/// (`minPollingDelay`).
+const MIN_POLLING_DELAY: Duration = Duration::from_millis(50);
+
+/// How long to wait after an empty receive: nothing at first, then doubling from 50 ms with a jitter of
+/// a fifth, up to a maximum. Source: Azure/durabletask, `BackoffPollingHelper`.
+#[derive(Debug)]
+pub(crate) struct PollingBackoff {
+    current: Duration,
+    exponent: u32,
+    max: Duration,
+}
+
+impl PollingBackoff {
+    pub(crate) fn new(max: Duration) -> Self {
+        Self { current: Duration::ZERO, exponent: 0, max: max.max(MIN_POLLING_DELAY) }
+    }
+
+    /// The wait that is due now.
+    pub(crate) fn delay(&self) -> Duration {
+        self.current
+    }
+
+    /// Messages came, or somebody in this process put one: be quick again.
+    pub(crate) fn signalled(&mut self) {
+        self.current = MIN_POLLING_DELAY;
+        self.exponent = 1;
+    }
+
+    /// The wait passed in silence. `random` is uniform over all of `u64`.
+    pub(crate) fn elapsed(&mut self, random: u64) {
+        if self.current >= self.max {
+            return;
+        }
+        let mut next = MIN_POLLING_DELAY;
+        if self.exponent > 0 {
+            let jitter = 0.8 + 0.4 * (random as f64 / u64::MAX as f64);
+            next += MIN_POLLING_DELAY.mul_f64(jitter * f64::from(1u32 << (self.exponent - 1).min(20)));
+        }
+        if next < self.max {
+            self.current = next;
+            self.exponent += 1;
+        } else {
+            self.current = self.max;
+        }
+    }
+}
+
+/// How long an abandoned message stays hidden: 2, 4, 8 ... 512 s, then 600 s.
+/// Source: Azure/durabletask, `TaskHubQueue.AbandonMessageAsync`.
+pub(crate) fn abandon_delay(dequeue_count: u32) -> Duration {
+    Duration::from_secs(2u64.checked_pow(dequeue_count.min(30)).unwrap_or(600).min(600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polling_starts_at_once_doubles_with_jitter_and_stays_at_the_maximum() {
+        let mut backoff = PollingBackoff::new(Duration::from_secs(30));
+        assert_eq!(backoff.delay(), Duration::ZERO);
+        let mut delays = Vec::new();
+        for _ in 0..12 {
+            backoff.elapsed(u64::MAX / 2);
+            delays.push(backoff.delay().as_millis());
+        }
+        assert_eq!(
+            delays,
+            [50, 100, 150, 250, 450, 850, 1650, 3250, 6450, 12850, 25650, 30000],
+            "50 ms + 2^(n-1) * 50 ms"
+        );
+        backoff.signalled();
+        assert_eq!(backoff.delay(), Duration::from_millis(50));
+        backoff.elapsed(0);
+        assert_eq!(backoff.delay(), Duration::from_millis(90));
+    }
+
+    #[test]
+    fn abandoned_messages_wait_2_to_the_dequeue_count_up_to_ten_minutes() {
+        let seconds = |count| abandon_delay(count).as_secs();
+        assert_eq!([seconds(1), seconds(2), seconds(9), seconds(10), seconds(31)], [2, 4, 512, 600, 600]);
+    }
+}

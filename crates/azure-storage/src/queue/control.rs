@@ -1,0 +1,98 @@
+//! Receiving from one control queue, for as long as this worker owns it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use taskhub_core::{PartitionId, Timestamp};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::queue::backoff::PollingBackoff;
+use crate::queue::held::sort_received;
+use crate::service::Shared;
+
+/// Wait while too many messages are held. Source: Azure/durabletask, `ControlQueue` (1 s).
+const BUFFER_FULL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One owned control queue.
+#[derive(Debug, Clone)]
+pub(crate) struct ControlQueue {
+    pub(crate) partition: PartitionId,
+    /// Somebody in this process put a message.
+    pub(crate) bell: Arc<Notify>,
+    /// Cancelled to stop receiving.
+    pub(crate) stop: CancellationToken,
+    lease_until: Arc<AtomicI64>,
+}
+
+impl ControlQueue {
+    pub(crate) fn new(partition: PartitionId, lease_until: Timestamp) -> Self {
+        Self {
+            partition,
+            bell: Arc::new(Notify::new()),
+            stop: CancellationToken::new(),
+            lease_until: Arc::new(AtomicI64::new(lease_until.ticks())),
+        }
+    }
+
+    /// The lease has been renewed.
+    pub(crate) fn renewed(&self, lease_until: Timestamp) {
+        self.lease_until.store(lease_until.ticks(), Ordering::Relaxed);
+    }
+
+    /// Receives until stopped. A receive that is under way is always waited for: its messages would
+    /// otherwise stay hidden until their visibility timeout.
+    ///
+    /// Differs: nothing is received once the lease has run out on this worker's own clock; DTFx goes on
+    /// until it learns that somebody else owns the queue.
+    pub(crate) async fn run(self, shared: Arc<Shared>) {
+        let settings = shared.hub.settings.clone();
+        let queue = shared.hub.names.control_queue(self.partition);
+        let mut poll = PollingBackoff::new(settings.max_queue_polling_interval);
+        let mut failures = PollingBackoff::new(settings.max_queue_polling_interval);
+        while !self.stop.is_cancelled() {
+            let rung = self.bell.notified();
+            let mut wait = Duration::ZERO;
+            let lease_until = Timestamp::from_ticks(self.lease_until.load(Ordering::Relaxed));
+            if shared.hub.clock.now() >= lease_until {
+                wait = BUFFER_FULL_INTERVAL;
+            } else if shared.sessions.held_count() >= settings.control_queue_buffer_threshold {
+                wait = BUFFER_FULL_INTERVAL;
+            } else {
+                let visibility = settings.control_queue_visibility_timeout;
+                match shared.receiver.receive(&queue, settings.control_queue_batch_size, visibility).await {
+                    Ok(messages) if !messages.is_empty() => {
+                        failures = PollingBackoff::new(settings.max_queue_polling_interval);
+                        poll.signalled();
+                        let mut messages: Vec<_> = messages.into_iter().map(Arc::new).collect();
+                        sort_received(&mut messages);
+                        shared.clone().route_received(self.partition, messages).await;
+                    }
+                    Ok(_) => {
+                        wait = poll.delay();
+                        tokio::select! {
+                            () = rung => poll.signalled(),
+                            () = self.stop.cancelled() => {}
+                            () = tokio::time::sleep(wait) => poll.elapsed(shared.hub.ids.random()),
+                        }
+                        continue;
+                    }
+                    Err(e) => {
+                        failures.elapsed(shared.hub.ids.random());
+                        wait = failures.delay();
+                        tracing::warn!(
+                            hub = %shared.hub.name(), queue, error = e.chain(), "cannot receive; trying again"
+                        );
+                    }
+                }
+            }
+            if !wait.is_zero() {
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Control queues and the work-item queue: sending, receiving, back-off.
+
+pub(crate) mod backoff;
+pub(crate) mod control;
+pub(crate) mod held;
+pub(crate) mod receive;
+pub(crate) mod send;
+pub(crate) mod work_item;

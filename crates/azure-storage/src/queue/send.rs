@@ -1,0 +1,132 @@
+//! Sending: every message of a hub goes out here.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use taskhub_core::{OrchestrationInstance, PartitionId, ServiceError, TaskMessage};
+use taskhub_storage::PutReceipt;
+
+use crate::hub::Hub;
+use crate::large_messages::LargeMessages;
+use crate::message::{self, MessageData, Packed};
+use crate::partition::hash::partition_of;
+use crate::queue::held::HeldMessage;
+use crate::queue::work_item::WorkItemQueue;
+
+/// Sends messages of one process.
+#[derive(Debug)]
+pub(crate) struct MessageSender {
+    hub: Hub,
+    partition_count: u32,
+    /// First message is 1; restarts with the process. Source: Azure/durabletask, `MessageData`.
+    sequence: AtomicI64,
+}
+
+/// Who sends, as the envelope tells it.
+#[derive(Debug, Clone)]
+pub(crate) struct Sender {
+    /// The sending orchestration, or [`MessageData::client`].
+    pub(crate) instance: OrchestrationInstance,
+    /// Number of the episode in which the message was sent; clients have none.
+    pub(crate) episode: Option<i32>,
+}
+
+/// A message that has been put.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) put: PutReceipt,
+    pub(crate) text: String,
+    pub(crate) data: MessageData,
+}
+
+impl MessageSender {
+    pub(crate) fn new(hub: Hub, partition_count: u32) -> Self {
+        Self { hub, partition_count, sequence: AtomicI64::new(0) }
+    }
+
+    /// Partition of the instance a message is for.
+    pub(crate) fn partition_of(&self, message: &TaskMessage) -> PartitionId {
+        partition_of(&message.target.instance_id, self.partition_count)
+    }
+
+    /// Puts a message on its target's control queue, hidden until it is due.
+    pub(crate) async fn send_control(
+        &self,
+        message: &TaskMessage,
+        sender: &Sender,
+    ) -> Result<Sent, ServiceError> {
+        let queue = self.hub.names.control_queue(self.partition_of(message));
+        let delay = message::visibility_delay(message, self.hub.clock.now());
+        self.put(&queue, message, sender, delay).await
+    }
+
+    /// Puts an activity request on the work-item queue, or into the hands of a dispatcher of this process
+    /// that waits for one.
+    pub(crate) async fn send_activity(
+        &self,
+        message: &TaskMessage,
+        sender: &Sender,
+        work_items: &WorkItemQueue,
+    ) -> Result<(), ServiceError> {
+        let queue = self.hub.names.work_item_queue();
+        if work_items.wants_local() {
+            let visibility = self.hub.settings.work_item_queue_visibility_timeout;
+            let sent = self.put(&queue, message, sender, visibility).await?;
+            work_items.hand_over(HeldMessage::put(&queue, sent.put, sent.text, sent.data));
+        } else {
+            self.put(&queue, message, sender, std::time::Duration::ZERO).await?;
+            work_items.bell.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Puts several messages on control queues, some at a time; returns their partitions.
+    pub(crate) async fn send_all_control(
+        &self,
+        messages: &[TaskMessage],
+        sender: &Sender,
+    ) -> Result<Vec<PartitionId>, ServiceError> {
+        let limit = self.hub.settings.max_storage_operation_concurrency;
+        stream::iter(0..messages.len())
+            .map(|at| async move {
+                let message = &messages[at];
+                self.send_control(message, sender).await.map(|_| self.partition_of(message))
+            })
+            .buffer_unordered(limit)
+            .try_collect()
+            .await
+    }
+
+    async fn put(
+        &self,
+        queue: &str,
+        message: &TaskMessage,
+        sender: &Sender,
+        delay: std::time::Duration,
+    ) -> Result<Sent, ServiceError> {
+        let mut data = MessageData::new(
+            self.hub.ids.guid(),
+            message.clone(),
+            self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
+            sender.episode,
+            sender.instance.clone(),
+        );
+        let text = match message::pack(&data, self.hub.settings.queue_client_message_encoding) {
+            Packed::Inline { text } => text,
+            Packed::Large { text, blob_name, blob } => {
+                LargeMessages::new(&self.hub).write(&blob_name, blob).await?;
+                data.compressed_blob_name = Some(blob_name);
+                text
+            }
+        };
+        let put = self.hub.account.queues.put_message(queue, &text, delay).await.map_err(|e| {
+            let what = format!(
+                "cannot send a message. queue=`{queue}` instance=`{}` event=`{}`",
+                message.target.instance_id,
+                message.event.name()
+            );
+            self.hub.failed(what, e)
+        })?;
+        Ok(Sent { put, text, data })
+    }
+}

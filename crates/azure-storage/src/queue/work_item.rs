@@ -1,0 +1,176 @@
+//! The work-item queue: activity requests of the whole hub, one message at a time.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use taskhub_core::{ActivityWorkItem, LockToken, ServiceError};
+use taskhub_storage::ErrorKind;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::queue::backoff::PollingBackoff;
+use crate::queue::held::HeldMessage;
+use crate::queue::receive::Receiver;
+
+/// Activity requests in the hands of this process.
+#[derive(Debug)]
+pub(crate) struct WorkItemQueue {
+    hub: Hub,
+    receiver: Receiver,
+    queue: String,
+    state: Mutex<State>,
+    /// Somebody in this process put a request, or handed one over.
+    pub(crate) bell: Notify,
+    waiting: AtomicUsize,
+    poll: tokio::sync::Mutex<PollingBackoff>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_token: u64,
+    local: VecDeque<Arc<HeldMessage>>,
+    locked: HashMap<LockToken, Arc<HeldMessage>>,
+}
+
+impl WorkItemQueue {
+    pub(crate) fn new(hub: Hub, receiver: Receiver) -> Self {
+        let queue = hub.names.work_item_queue();
+        let poll = PollingBackoff::new(hub.settings.max_queue_polling_interval);
+        Self {
+            hub,
+            receiver,
+            queue,
+            state: Mutex::default(),
+            bell: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            poll: tokio::sync::Mutex::new(poll),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a dispatcher of this process waits for a request that nobody has handed to it yet.
+    pub(crate) fn wants_local(&self) -> bool {
+        self.hub.settings.hand_off_local_activities
+            && self.waiting.load(Ordering::Relaxed) > self.state().local.len()
+    }
+
+    /// Hands over a request that this process has just put hidden, without anybody receiving it.
+    pub(crate) fn hand_over(&self, message: HeldMessage) {
+        self.state().local.push_back(Arc::new(message));
+        self.bell.notify_one();
+    }
+
+    /// The next request, or `None` after `timeout` or when receiving has stopped.
+    pub(crate) async fn next(
+        &self,
+        timeout: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Option<ActivityWorkItem>, ServiceError> {
+        let deadline = Instant::now() + timeout;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let result = self.wait_for_one(deadline, stop).await;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let Some(message) = result? else { return Ok(None) };
+        if stop.is_cancelled() {
+            // Received while stopping: whoever goes on shall see it at once.
+            self.give_back(&message).await;
+            return Ok(None);
+        }
+        let token = {
+            let mut state = self.state();
+            state.last_token += 1;
+            let token = LockToken(state.last_token);
+            state.locked.insert(token, message.clone());
+            token
+        };
+        Ok(Some(ActivityWorkItem {
+            token,
+            message: message.task().clone(),
+            locked_until: message.locked_until().await,
+            attempt: message.dequeue_count,
+        }))
+    }
+
+    async fn wait_for_one(
+        &self,
+        deadline: Instant,
+        stop: &CancellationToken,
+    ) -> Result<Option<Arc<HeldMessage>>, ServiceError> {
+        let mut poll = tokio::select! {
+            poll = self.poll.lock() => poll,
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep_until(deadline) => return Ok(None),
+        };
+        loop {
+            if stop.is_cancelled() {
+                return Ok(None);
+            }
+            let rung = self.bell.notified();
+            if let Some(message) = self.state().local.pop_front() {
+                return Ok(Some(message));
+            }
+            let visibility = self.hub.settings.work_item_queue_visibility_timeout;
+            // Not cancelled by `stop`: a message received and dropped would stay hidden.
+            let received = self.receiver.receive(&self.queue, 1, visibility).await?;
+            if let Some(message) = received.into_iter().next() {
+                poll.signalled();
+                return Ok(Some(Arc::new(message)));
+            }
+            let wait = poll.delay().min(deadline.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                () = rung => poll.signalled(),
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(wait) => {
+                    if Instant::now() >= deadline {
+                        return Ok(None);
+                    }
+                    poll.elapsed(self.hub.ids.random());
+                }
+            }
+        }
+    }
+
+    /// The request behind a token.
+    pub(crate) fn locked(&self, token: LockToken) -> Option<Arc<HeldMessage>> {
+        self.state().locked.get(&token).cloned()
+    }
+
+    /// Ends a lock.
+    pub(crate) fn take(&self, token: LockToken) -> Option<Arc<HeldMessage>> {
+        self.state().locked.remove(&token)
+    }
+
+    /// Makes everything that nobody works on visible again.
+    pub(crate) async fn give_back_unstarted(&self) {
+        let unstarted: Vec<_> = self.state().local.drain(..).collect();
+        for message in unstarted {
+            self.give_back(&message).await;
+        }
+    }
+
+    /// Makes everything still locked visible again: its work was cut off.
+    pub(crate) async fn give_back_locked(&self) {
+        let locked: Vec<_> = self.state().locked.drain().map(|(_, m)| m).collect();
+        for message in locked {
+            self.give_back(&message).await;
+        }
+    }
+
+    async fn give_back(&self, message: &HeldMessage) {
+        if let Err(e) = message.give_back(&*self.hub.account.queues, Duration::ZERO).await
+            && e.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!(
+                hub = %self.hub.name(), queue = self.queue, instance = %message.instance_id(), error = %e,
+                "cannot make an activity request visible again; it reappears when its visibility timeout ends"
+            );
+        }
+    }
+}

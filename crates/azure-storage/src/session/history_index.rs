@@ -1,0 +1,72 @@
+use std::collections::HashSet;
+
+use taskhub_core::{EventKind, ExecutionStarted, HistoryEvent, OrchestrationStatus, Timestamp};
+
+/// What admission needs to know of a history, without the events themselves.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct HistoryIndex {
+    pub(crate) len: usize,
+    pub(crate) episodes: i32,
+    pub(crate) started: Option<(Box<ExecutionStarted>, Timestamp)>,
+    /// How the execution ended.
+    completion: Option<OrchestrationStatus>,
+    suspended: bool,
+    event_ids: HashSet<i32>,
+    entity_request_ids: HashSet<String>,
+}
+
+impl HistoryIndex {
+    pub(crate) fn of(events: &[HistoryEvent]) -> Self {
+        let mut index = Self::default();
+        index.extend(events);
+        index
+    }
+
+    pub(crate) fn extend(&mut self, events: &[HistoryEvent]) {
+        for event in events {
+            self.len += 1;
+            if event.event_id != -1 {
+                self.event_ids.insert(event.event_id);
+            }
+            match &event.kind {
+                EventKind::OrchestratorStarted => self.episodes += 1,
+                EventKind::ExecutionStarted(started) if self.started.is_none() => {
+                    self.started = Some((started.clone(), event.timestamp));
+                }
+                EventKind::ExecutionCompleted(done) | EventKind::ContinueAsNew(done)
+                    if self.completion.is_none() =>
+                {
+                    self.completion = Some(done.status);
+                }
+                EventKind::ExecutionSuspended { .. } => self.suspended = true,
+                EventKind::ExecutionResumed { .. } => self.suspended = false,
+                EventKind::EventSent { instance_id, input: Some(input), .. } if instance_id.is_entity() => {
+                    // An entity answers with an event named by the request's id.
+                    let request = serde_json::from_str::<serde_json::Value>(input).ok();
+                    if let Some(id) = request.as_ref().and_then(|r| r.get("id")).and_then(|id| id.as_str()) {
+                        self.entity_request_ids.insert(id.to_owned());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Status of the execution, once it has started. Source: `OrchestrationRuntimeState`.
+    pub(crate) fn status(&self) -> Option<OrchestrationStatus> {
+        self.started.as_ref()?;
+        Some(match &self.completion {
+            Some(status) => *status,
+            None if self.suspended => OrchestrationStatus::Suspended,
+            None => OrchestrationStatus::Running,
+        })
+    }
+
+    pub(crate) fn has_event_id(&self, id: i32) -> bool {
+        self.event_ids.contains(&id)
+    }
+
+    pub(crate) fn has_entity_request(&self, id: &str) -> bool {
+        self.entity_request_ids.contains(id)
+    }
+}

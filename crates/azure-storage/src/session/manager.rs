@@ -1,0 +1,381 @@
+//! Groups received messages by instance and hands out one session per instance at a time.
+//!
+//! Everything here is in memory and synchronous; the service does the I/O in between.
+//! Source: Azure/durabletask, `OrchestrationSessionManager.cs`.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use taskhub_core::{ExecutionId, InstanceId, LockToken, OrchestrationInstance, PartitionId};
+use taskhub_storage::ETag;
+use tokio::sync::Notify;
+
+use crate::queue::held::HeldMessage;
+use crate::session::history_index::HistoryIndex;
+use crate::tracking::store::LoadedHistory;
+
+/// Sessions and the batches waiting to become one.
+#[derive(Debug, Default)]
+pub(crate) struct SessionManager {
+    state: Mutex<State>,
+    /// A batch became ready or a session ended.
+    pub(crate) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_id: u64,
+    held: HashMap<String, Arc<HeldMessage>>,
+    pending: VecDeque<Batch>,
+    active: HashMap<InstanceId, Session>,
+    by_token: HashMap<LockToken, InstanceId>,
+    closed: HashSet<PartitionId>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    id: u64,
+    partition: PartitionId,
+    instance: OrchestrationInstance,
+    messages: Vec<Arc<HeldMessage>>,
+    history: Option<LoadedHistory>,
+}
+
+/// A history to be read for a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FetchRequest {
+    pub(crate) batch: u64,
+    pub(crate) partition: PartitionId,
+    pub(crate) instance: OrchestrationInstance,
+}
+
+/// An instance that one dispatcher works on.
+#[derive(Debug)]
+struct Session {
+    token: LockToken,
+    partition: PartitionId,
+    instance: OrchestrationInstance,
+    current: Vec<Arc<HeldMessage>>,
+    next: Vec<Arc<HeldMessage>>,
+    deferred: Vec<Arc<HeldMessage>>,
+    tracked: Tracked,
+    arrived: Arc<Notify>,
+}
+
+/// What a session knows of its stored history.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tracked {
+    pub(crate) index: HistoryIndex,
+    pub(crate) etag: Option<ETag>,
+    pub(crate) blob_names: Vec<String>,
+}
+
+/// A session as handed to admission.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) token: LockToken,
+    pub(crate) instance: OrchestrationInstance,
+    pub(crate) messages: Vec<Arc<HeldMessage>>,
+    pub(crate) history: LoadedHistory,
+}
+
+/// What is left when a session ends.
+#[derive(Debug, Default)]
+pub(crate) struct Released {
+    /// Histories to be read for the messages that go on.
+    pub(crate) fetch: Vec<FetchRequest>,
+    /// Messages to be made visible again: the partition is being handed over.
+    pub(crate) give_back: Vec<Arc<HeldMessage>>,
+}
+
+impl SessionManager {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The message of this id, if this process holds it already.
+    pub(crate) fn held(&self, message_id: &str) -> Option<Arc<HeldMessage>> {
+        self.state().held.get(message_id).cloned()
+    }
+
+    /// All messages held.
+    pub(crate) fn all_held(&self) -> Vec<Arc<HeldMessage>> {
+        self.state().held.values().cloned().collect()
+    }
+
+    /// How many messages are held.
+    pub(crate) fn held_count(&self) -> usize {
+        self.state().held.len()
+    }
+
+    /// The message was deleted or given back.
+    pub(crate) fn forget(&self, message: &HeldMessage) {
+        self.state().held.remove(&message.message_id);
+    }
+
+    /// Routes received messages, in order, to sessions and batches. Returns the histories to be read, and
+    /// the messages of a partition that has been closed meanwhile.
+    pub(crate) fn add(&self, partition: PartitionId, messages: Vec<Arc<HeldMessage>>) -> Released {
+        let mut state = self.state();
+        if state.closed.contains(&partition) {
+            return Released { fetch: Vec::new(), give_back: messages };
+        }
+        for message in &messages {
+            state.held.insert(message.message_id.clone(), message.clone());
+        }
+        let fetch = state.route(partition, messages);
+        Released { fetch, give_back: Vec::new() }
+    }
+
+    /// A batch's history has been read: it may become a session. `false` when the batch is gone.
+    pub(crate) fn loaded(&self, batch: u64, history: LoadedHistory) -> bool {
+        let mut state = self.state();
+        let Some(batch) = state.pending.iter_mut().find(|b| b.id == batch) else {
+            return false;
+        };
+        batch.history = Some(history);
+        drop(state);
+        self.changed.notify_waiters();
+        true
+    }
+
+    /// A batch's history cannot be read: drops the batch and returns its messages.
+    pub(crate) fn unloadable(&self, batch: u64) -> Vec<Arc<HeldMessage>> {
+        let mut state = self.state();
+        let Some(at) = state.pending.iter().position(|b| b.id == batch) else {
+            return Vec::new();
+        };
+        let messages = state.pending.remove(at).map(|b| b.messages).unwrap_or_default();
+        state.forget_all(&messages);
+        messages
+    }
+
+    /// Whether the batch still waits for its history.
+    pub(crate) fn is_pending(&self, batch: u64) -> bool {
+        self.state().pending.iter().any(|b| b.id == batch)
+    }
+
+    /// Makes the first ready batch a session. A batch of an instance that is being worked on joins that
+    /// session, or waits if it is of another execution.
+    pub(crate) fn take_ready(&self) -> Option<Taken> {
+        let mut state = self.state();
+        let mut at = 0;
+        while at < state.pending.len() {
+            let batch = &state.pending[at];
+            if batch.history.is_none() {
+                at += 1;
+                continue;
+            }
+            match state.active.get(&batch.instance.instance_id) {
+                Some(active) if active.instance.execution_id != batch.instance.execution_id => at += 1,
+                Some(_) => {
+                    if let Some(batch) = state.pending.remove(at)
+                        && let Some(active) = state.active.get_mut(&batch.instance.instance_id)
+                    {
+                        active.next.extend(batch.messages);
+                        active.arrived.notify_one();
+                    }
+                }
+                None => return state.pending.remove(at).and_then(|batch| state.activate(batch)),
+            }
+        }
+        None
+    }
+
+    /// The session's current messages change: `kept` stay, `deferred` wait for the end of the session, all
+    /// others are no longer its business.
+    pub(crate) fn admit(
+        &self,
+        token: LockToken,
+        kept: Vec<Arc<HeldMessage>>,
+        deferred: Vec<Arc<HeldMessage>>,
+    ) {
+        if let Some(session) = self.state().session(token) {
+            session.current = kept;
+            session.deferred.extend(deferred);
+        }
+    }
+
+    /// Messages the session works on.
+    pub(crate) fn current(&self, token: LockToken) -> Vec<Arc<HeldMessage>> {
+        self.state().session(token).map(|s| s.current.clone()).unwrap_or_default()
+    }
+
+    /// What the session knows of its history, with its instance; `None` when there is no such session.
+    pub(crate) fn tracked(&self, token: LockToken) -> Option<(OrchestrationInstance, Tracked)> {
+        self.state().session(token).map(|s| (s.instance.clone(), s.tracked.clone()))
+    }
+
+    /// The first episode tells which execution a session without history is about.
+    pub(crate) fn set_execution(&self, token: LockToken, execution_id: Option<ExecutionId>) {
+        if let Some(session) = self.state().session(token) {
+            session.instance.execution_id = execution_id;
+        }
+    }
+
+    /// An episode has been committed.
+    pub(crate) fn committed(&self, token: LockToken, instance: OrchestrationInstance, tracked: Tracked) {
+        if let Some(session) = self.state().session(token) {
+            session.instance = instance;
+            session.tracked = tracked;
+            session.current.clear();
+        }
+    }
+
+    /// Moves messages that came meanwhile into the session's hands. `None` when the session must end:
+    /// its partition is being handed over, or it is gone.
+    pub(crate) fn next_messages(&self, token: LockToken) -> Option<Vec<Arc<HeldMessage>>> {
+        let mut state = self.state();
+        let partition = state.session(token)?.partition;
+        if state.closed.contains(&partition) {
+            return None;
+        }
+        let session = state.session(token)?;
+        session.current = std::mem::take(&mut session.next);
+        Some(session.current.clone())
+    }
+
+    /// Signalled when messages for the session come.
+    pub(crate) fn arrivals(&self, token: LockToken) -> Option<Arc<Notify>> {
+        self.state().session(token).map(|s| s.arrived.clone())
+    }
+
+    /// Ends a session. Messages it has not dealt with are routed again, or given back.
+    pub(crate) fn release(&self, token: LockToken) -> Released {
+        let mut state = self.state();
+        let Some(session) = state.by_token.remove(&token).and_then(|id| state.active.remove(&id)) else {
+            return Released::default();
+        };
+        let mut left = session.deferred;
+        left.extend(session.next);
+        let released = if state.closed.contains(&session.partition) {
+            state.forget_all(&left);
+            Released { fetch: Vec::new(), give_back: left }
+        } else {
+            Released { fetch: state.route(session.partition, left), give_back: Vec::new() }
+        };
+        drop(state);
+        self.changed.notify_waiters();
+        released
+    }
+
+    /// The partition is received from again.
+    pub(crate) fn open(&self, partition: PartitionId) {
+        self.state().closed.remove(&partition);
+    }
+
+    /// The partition is no longer received from: returns the messages of batches that nobody works on.
+    pub(crate) fn close(&self, partition: PartitionId) -> Vec<Arc<HeldMessage>> {
+        let mut state = self.state();
+        state.closed.insert(partition);
+        let mut given = Vec::new();
+        state.pending.retain_mut(|batch| {
+            let keep = batch.partition != partition;
+            if !keep {
+                given.append(&mut batch.messages);
+            }
+            keep
+        });
+        state.forget_all(&given);
+        let waiting: Vec<_> =
+            state.active.values().filter(|s| s.partition == partition).map(|s| s.arrived.clone()).collect();
+        drop(state);
+        waiting.iter().for_each(|w| w.notify_one());
+        given
+    }
+
+    /// How many sessions of the partition are being worked on.
+    pub(crate) fn active_count(&self, partition: PartitionId) -> usize {
+        self.state().active.values().filter(|s| s.partition == partition).count()
+    }
+}
+
+impl State {
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn session(&mut self, token: LockToken) -> Option<&mut Session> {
+        self.by_token.get(&token).and_then(|id| self.active.get_mut(id))
+    }
+
+    fn forget_all(&mut self, messages: &[Arc<HeldMessage>]) {
+        for message in messages {
+            self.held.remove(&message.message_id);
+        }
+    }
+
+    fn activate(&mut self, mut batch: Batch) -> Option<Taken> {
+        let history = batch.history.take()?;
+        let token = LockToken(self.next_id());
+        let mut instance = batch.instance;
+        if history.execution_id.is_some() {
+            instance.execution_id.clone_from(&history.execution_id);
+        }
+        let session = Session {
+            token,
+            partition: batch.partition,
+            instance: instance.clone(),
+            current: batch.messages.clone(),
+            next: Vec::new(),
+            deferred: Vec::new(),
+            tracked: Tracked {
+                index: HistoryIndex::of(&history.events),
+                etag: history.etag.clone(),
+                blob_names: history.blob_names.clone(),
+            },
+            arrived: Arc::new(Notify::new()),
+        };
+        debug_assert_eq!(session.token, token);
+        self.by_token.insert(token, instance.instance_id.clone());
+        self.active.insert(instance.instance_id.clone(), session);
+        Some(Taken { token, instance, messages: batch.messages, history })
+    }
+
+    fn route(&mut self, partition: PartitionId, messages: Vec<Arc<HeldMessage>>) -> Vec<FetchRequest> {
+        let mut fetch = Vec::new();
+        for message in messages {
+            let target = message.target().clone();
+            let start = message.is_start();
+            if !start
+                && let Some(active) = self.active.get_mut(&target.instance_id)
+                && (target.execution_id.is_none() || target.execution_id == active.instance.execution_id)
+            {
+                active.next.push(message);
+                active.arrived.notify_one();
+                continue;
+            }
+            let batch = if start {
+                None
+            } else {
+                self.pending.iter_mut().rev().find(|b| {
+                    b.instance.instance_id == target.instance_id
+                        && (target.execution_id.is_none()
+                            || b.instance.execution_id.is_none()
+                            || b.instance.execution_id == target.execution_id)
+                })
+            };
+            match batch {
+                Some(batch) => {
+                    if batch.instance.execution_id.is_none() {
+                        batch.instance.execution_id = target.execution_id;
+                    }
+                    batch.messages.push(message);
+                }
+                None => {
+                    let id = self.next_id();
+                    fetch.push(FetchRequest { batch: id, partition, instance: target.clone() });
+                    self.pending.push_back(Batch {
+                        id,
+                        partition,
+                        instance: target,
+                        messages: vec![message],
+                        history: None,
+                    });
+                }
+            }
+        }
+        fetch
+    }
+}

@@ -1,0 +1,5 @@
+//! Instances in the hands of this process: grouping of messages, admission, ownership.
+
+pub(crate) mod admission;
+pub(crate) mod history_index;
+pub(crate) mod manager;

@@ -1,0 +1,152 @@
+use std::time::Duration;
+
+use taskhub_core::{TaskHubName, WorkerId};
+
+use crate::message::MessageEncoding;
+
+/// Settings of a hub, a worker and a client, with DTFx's names and defaults.
+///
+/// Source: Azure/durabletask, `AzureStorageOrchestrationServiceSettings`.
+#[derive(Debug, Clone)]
+pub struct AzureStorageSettings {
+    /// Name of the task hub.
+    pub task_hub_name: TaskHubName,
+    /// Number of control queues, 1 to 16. `None` takes what the hub has and creates a new hub with 4.
+    ///
+    /// Differs: DTFx never compares the number with the hub's; here a mismatch is an error.
+    pub partition_count: Option<u32>,
+    /// Text form of messages this process writes.
+    pub queue_client_message_encoding: MessageEncoding,
+    /// Identity in the lease records; must be unique per process.
+    ///
+    /// Differs: DTFx defaults to the machine name, so that two processes of one machine take each other
+    /// for themselves; the CLI here makes a unique one.
+    pub worker_id: WorkerId,
+    /// Name of the application, from which the app lease id is derived.
+    pub app_name: String,
+    /// Whether one application at a time processes the hub.
+    pub use_app_lease: bool,
+    /// Interval of renewals of the app lease. Source: `AppLeaseOptions.DefaultOptions`.
+    pub app_lease_renew_interval: Duration,
+    /// Interval of attempts to get the app lease.
+    pub app_lease_acquire_interval: Duration,
+    /// Duration of the app lease, 15 to 60 s.
+    pub app_lease_interval: Duration,
+    /// Interval of the partition manager's loop.
+    pub lease_acquire_interval: Duration,
+    /// Duration of a partition lease.
+    pub lease_interval: Duration,
+    /// Messages per receive from a control queue, 1 to 32.
+    pub control_queue_batch_size: u32,
+    /// Receiving pauses while this process holds as many control messages.
+    pub control_queue_buffer_threshold: usize,
+    /// How long a received control message stays hidden without renewal.
+    pub control_queue_visibility_timeout: Duration,
+    /// How long a received activity request stays hidden without renewal.
+    pub work_item_queue_visibility_timeout: Duration,
+    /// Longest wait between two receives from an empty queue.
+    pub max_queue_polling_interval: Duration,
+    /// Storage requests of one fan-out that are under way at once.
+    pub max_storage_operation_concurrency: usize,
+    /// Whether an instance stays in memory between episodes.
+    pub extended_sessions_enabled: bool,
+    /// How long such an instance waits for its next message.
+    pub extended_session_idle_timeout: Duration,
+    /// Whether queries download large inputs and outputs; if not they return the blob's URL.
+    pub fetch_large_message_data_enabled: bool,
+    /// Whether messages for a finished instance run it again.
+    pub allow_replaying_terminal_instances: bool,
+    /// Whether a start of an id in a dedupe status is an error instead of a no-op.
+    pub throw_exception_on_invalid_dedupe_status: bool,
+    /// Skips the comparison of a start message with the Instances row.
+    pub disable_execution_started_deduplication: bool,
+    /// How long a drained partition or a graceful stop waits for running episodes.
+    /// Source: `ControlQueue` drain in `TablePartitionManager` (60 s).
+    pub drain_timeout: Duration,
+    /// Age under which a message for an instance that nobody knows is put back instead of discarded,
+    /// because its start may still be hidden in another worker's hands. Default: twice the visibility
+    /// timeout.
+    pub unknown_instance_grace: Duration,
+    /// Hands activities to this process when it waits for one: the request is put hidden and run with the
+    /// receipt of the put, without being received.
+    pub hand_off_local_activities: bool,
+}
+
+impl AzureStorageSettings {
+    /// Defaults for a hub.
+    pub fn new(task_hub_name: TaskHubName, worker_id: impl Into<WorkerId>) -> Self {
+        let visibility = Duration::from_secs(300);
+        Self {
+            task_hub_name,
+            partition_count: None,
+            queue_client_message_encoding: MessageEncoding::default(),
+            worker_id: worker_id.into(),
+            app_name: String::new(),
+            use_app_lease: true,
+            app_lease_renew_interval: Duration::from_secs(25),
+            app_lease_acquire_interval: Duration::from_secs(300),
+            app_lease_interval: Duration::from_secs(60),
+            lease_acquire_interval: Duration::from_secs(10),
+            lease_interval: Duration::from_secs(30),
+            control_queue_batch_size: 32,
+            control_queue_buffer_threshold: 64,
+            control_queue_visibility_timeout: visibility,
+            work_item_queue_visibility_timeout: visibility,
+            max_queue_polling_interval: Duration::from_secs(30),
+            max_storage_operation_concurrency: 25
+                * std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            extended_sessions_enabled: false,
+            extended_session_idle_timeout: Duration::from_secs(30),
+            fetch_large_message_data_enabled: true,
+            allow_replaying_terminal_instances: false,
+            throw_exception_on_invalid_dedupe_status: false,
+            disable_execution_started_deduplication: false,
+            drain_timeout: Duration::from_secs(60),
+            unknown_instance_grace: visibility * 2,
+            hand_off_local_activities: false,
+        }
+    }
+
+    /// Checks the ranges that DTFx and the services demand.
+    ///
+    /// # Errors
+    /// A text naming the setting, its value and the range.
+    pub fn validate(&self) -> Result<(), String> {
+        let in_range = |name: &str, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("{name} must be {low} to {high}. value=`{value}`"))
+            }
+        };
+        if let Some(count) = self.partition_count {
+            in_range("partition_count", u64::from(count), 1, 16)?;
+        }
+        in_range("control_queue_batch_size", u64::from(self.control_queue_batch_size), 1, 32)?;
+        in_range("app_lease_interval", self.app_lease_interval.as_secs(), 15, 60)?;
+        in_range("lease_interval", self.lease_interval.as_secs(), 1, 3600)?;
+        let week = 7 * 24 * 3600;
+        in_range(
+            "control_queue_visibility_timeout",
+            self.control_queue_visibility_timeout.as_secs(),
+            1,
+            week,
+        )?;
+        in_range(
+            "work_item_queue_visibility_timeout",
+            self.work_item_queue_visibility_timeout.as_secs(),
+            1,
+            week,
+        )?;
+        in_range(
+            "max_storage_operation_concurrency",
+            self.max_storage_operation_concurrency as u64,
+            1,
+            10_000,
+        )?;
+        if self.worker_id.is_empty() {
+            return Err("worker_id must not be empty".to_owned());
+        }
+        Ok(())
+    }
+}

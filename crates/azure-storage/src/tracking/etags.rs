@@ -1,0 +1,64 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use taskhub_core::InstanceId;
+use taskhub_storage::ETag;
+
+/// How many versions of Instances rows a worker remembers.
+const CAPACITY: usize = 20_000;
+
+/// Versions of Instances rows as this worker last read or wrote them, so that the next write can be
+/// conditional without reading the row again. Forgets the oldest.
+#[derive(Debug, Default)]
+pub(crate) struct InstanceEtags(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    etags: HashMap<InstanceId, ETag>,
+    order: VecDeque<InstanceId>,
+}
+
+impl InstanceEtags {
+    pub(crate) fn get(&self, instance: &InstanceId) -> Option<ETag> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).etags.get(instance).cloned()
+    }
+
+    /// `None` forgets: the row is gone, finished, or of unknown version.
+    pub(crate) fn set(&self, instance: &InstanceId, etag: Option<ETag>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match etag {
+            None => {
+                state.etags.remove(instance);
+            }
+            Some(etag) => {
+                if state.etags.insert(instance.clone(), etag).is_none() {
+                    state.order.push_back(instance.clone());
+                }
+                while state.order.len() > CAPACITY {
+                    if let Some(oldest) = state.order.pop_front() {
+                        state.etags.remove(&oldest);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_versions_are_forgotten() {
+        let etags = InstanceEtags::default();
+        for n in 0..=CAPACITY {
+            etags.set(&InstanceId::new(n.to_string()), Some(ETag::new("1")));
+        }
+        assert_eq!(etags.get(&"0".into()), None);
+        assert_eq!(etags.get(&"1".into()), Some(ETag::new("1")));
+        etags.set(&"1".into(), None);
+        assert_eq!(etags.get(&"1".into()), None);
+        let state = etags.0.into_inner().unwrap();
+        assert!(state.etags.len() <= CAPACITY && state.order.len() <= CAPACITY);
+    }
+}
