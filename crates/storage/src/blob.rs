@@ -71,6 +71,11 @@ pub struct PutBlob {
     pub lease_id: Option<Uuid>,
 }
 
+/// How errors name a blob or container.
+pub(crate) fn resource(container: &str, blob: Option<&str>) -> String {
+    blob.map_or_else(|| container.to_owned(), |blob| format!("{container}/{blob}"))
+}
+
 /// A blob service with block blobs, written whole, and leases on blobs and containers.
 ///
 /// A lease method with `blob: None` concerns the container itself.
@@ -120,7 +125,7 @@ pub trait BlobStore: Send + Sync + Debug {
     /// Prolongs a lease by its duration.
     async fn renew_lease(&self, container: &str, blob: Option<&str>, lease_id: Uuid) -> Result<()>;
 
-    /// Gives a held lease another id.
+    /// Gives a held lease another id; that it has the new id already is a success.
     async fn change_lease(
         &self,
         container: &str,
@@ -132,6 +137,6 @@ pub trait BlobStore: Send + Sync + Debug {
     /// Ends a held lease.
     async fn release_lease(&self, container: &str, blob: Option<&str>, lease_id: Uuid) -> Result<()>;
 
-    /// Ends whatever lease there is, at once.
+    /// Ends whatever lease there is, at once; that there is none is a success.
     async fn break_lease(&self, container: &str, blob: Option<&str>) -> Result<()>;
 }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::time::Duration;
 
 /// Result of a storage request.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -37,6 +38,7 @@ pub struct Error {
     code: Option<String>,
     message: String,
     maybe_applied: bool,
+    retry_after: Option<Duration>,
 }
 
 impl Error {
@@ -56,6 +58,7 @@ impl Error {
             code: None,
             message: message.into(),
             maybe_applied: false,
+            retry_after: None,
         }
     }
 
@@ -74,6 +77,16 @@ impl Error {
     pub(crate) fn with_message(mut self, message: String) -> Self {
         self.message = message;
         self
+    }
+
+    /// Adds how long the service asks to wait before a repetition.
+    pub(crate) fn with_retry_after(mut self, delay: Option<Duration>) -> Self {
+        self.retry_after = delay;
+        self
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// Puts the index of the failed operation of a group transaction before the message.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use taskhub_core::Timestamp;
 
+use crate::blob::resource;
 use crate::{Entity, Error, Result, TableOperation, Value};
 
 /// Most messages in one receive or peek. Source: Azure Queue Storage, Get Messages.
@@ -89,6 +90,17 @@ pub(crate) fn check_table_name(operation: &'static str, name: &str) -> Result<()
         && name.bytes().all(|b| b.is_ascii_alphanumeric())
         && name.starts_with(|c: char| c.is_ascii_alphabetic());
     if good { Ok(()) } else { Err(Error::answered(operation, name, 400, "InvalidResourceName")) }
+}
+
+/// Blob names: 1 to 1024 characters. No client can send `.` or `..` as a whole segment, because a URL
+/// resolves them.
+pub(crate) fn check_blob_name(operation: &'static str, container: &str, blob: &str) -> Result<()> {
+    let good = (1..=1024).contains(&utf16_units(blob))
+        && !blob.split('/').any(|segment| segment == "." || segment == "..");
+    if good {
+        return Ok(());
+    }
+    Err(Error::answered(operation, resource(container, Some(blob)), 400, "InvalidResourceName"))
 }
 
 pub(crate) fn check_lease_duration(

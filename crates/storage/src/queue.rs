@@ -53,7 +53,9 @@ pub trait QueueStore: Send + Sync + Debug {
     /// Names of all queues that begin with `prefix`, in order.
     async fn list_queues(&self, prefix: &str) -> Result<Vec<String>>;
 
-    /// Adds a message that never expires and becomes visible after `delay` (at most 7 days).
+    /// Adds a message that never expires and becomes visible after `delay` (at most 7 days). At least once:
+    /// when a reply is lost and the request repeated, there may be two. White space at either end of the text
+    /// may be lost.
     async fn put_message(&self, queue: &str, text: &str, delay: Duration) -> Result<PutReceipt>;
 
     /// Receives up to `count` (1 to 32) visible messages and hides them for `visibility_timeout`.

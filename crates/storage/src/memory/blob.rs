@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::lease::{Lease, Protected};
 use super::{MemoryStore, State};
-use crate::limits::{check_dns_name, check_lease_duration};
+use crate::blob::resource;
+use crate::limits::{check_blob_name, check_dns_name, check_lease_duration};
 use crate::{Blob, BlobItem, BlobPage, BlobProperties, BlobStore, Condition, ETag, Error, PutBlob, Result};
 
 /// Blobs per page of a list. Source: Azure Blob Storage, List Blobs.
@@ -59,10 +60,6 @@ impl Container {
         self.blobs.insert(blob.to_owned(), stored);
         etag
     }
-}
-
-fn resource(container: &str, blob: Option<&str>) -> String {
-    blob.map_or_else(|| container.to_owned(), |blob| format!("{container}/{blob}"))
 }
 
 impl State {
@@ -135,9 +132,7 @@ impl BlobStore for MemoryStore {
         self.begin().await;
         let refuse =
             |status, code| Err(Error::answered("PutBlob", resource(container, Some(blob)), status, code));
-        if blob.is_empty() || blob.encode_utf16().count() > 1024 {
-            return refuse(400, "InvalidResourceName");
-        }
+        check_blob_name("PutBlob", container, blob)?;
         if options.create_only && options.condition.is_some() {
             return refuse(400, "MultipleConditionHeadersNotSupported");
         }
@@ -163,6 +158,7 @@ impl BlobStore for MemoryStore {
 
     async fn get_blob(&self, container: &str, blob: &str) -> Result<Option<Blob>> {
         self.begin().await;
+        check_blob_name("GetBlob", container, blob)?;
         let now = self.now();
         let state = self.lock();
         let found = state.containers.get(container).and_then(|container| container.blobs.get(blob));
@@ -171,6 +167,7 @@ impl BlobStore for MemoryStore {
 
     async fn blob_properties(&self, container: &str, blob: &str) -> Result<Option<BlobProperties>> {
         self.begin().await;
+        check_blob_name("GetBlobProperties", container, blob)?;
         let now = self.now();
         let state = self.lock();
         let found = state.containers.get(container).and_then(|container| container.blobs.get(blob));
@@ -179,6 +176,7 @@ impl BlobStore for MemoryStore {
 
     async fn delete_blob(&self, container: &str, blob: &str, lease_id: Option<Uuid>) -> Result<()> {
         self.begin().await;
+        check_blob_name("DeleteBlob", container, blob)?;
         let now = self.now();
         let mut state = self.lock();
         let lease = *state.lease("DeleteBlob", container, Some(blob))?;

@@ -12,6 +12,7 @@ use super::{MemoryStore, State};
 use crate::limits::{
     MAX_ROWS, check_key, check_operation, check_row_size, check_table_name, check_transaction,
 };
+use crate::operation::Operation;
 use crate::{
     Condition, ETag, Entity, EntityPage, Error, Result, TableOperation, TableQuery, TableStore, Value,
 };
@@ -215,18 +216,6 @@ fn parse_continuation(token: &str) -> Option<(String, String)> {
     Some((part(partition_key)?, part(row_key)?))
 }
 
-/// The service's name of a single operation.
-pub(crate) fn operation_name(operation: &TableOperation) -> &'static str {
-    match operation {
-        TableOperation::Insert(_) => "InsertEntity",
-        TableOperation::Replace(..) => "UpdateEntity",
-        TableOperation::Merge(..) => "MergeEntity",
-        TableOperation::InsertOrReplace(_) => "InsertOrReplaceEntity",
-        TableOperation::InsertOrMerge(_) => "InsertOrMergeEntity",
-        TableOperation::Delete { .. } => "DeleteEntity",
-    }
-}
-
 impl State {
     fn table(&mut self, operation: &'static str, table: &str) -> Result<&mut Table> {
         self.tables
@@ -275,7 +264,7 @@ impl TableStore for MemoryStore {
 
     async fn execute(&self, table: &str, operation: TableOperation) -> Result<Option<ETag>> {
         self.begin().await;
-        let name = operation_name(&operation);
+        let name = Operation::of(&operation).name;
         check_operation(name, table, &operation)?;
         let now = self.now();
         let mut state = self.lock();
