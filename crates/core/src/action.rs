@@ -69,6 +69,8 @@ pub struct CompletionAction {
     pub failure_details: Option<FailureDetails>,
     /// Version of the next generation, when it changes.
     pub new_version: Option<String>,
+    /// Whether the next generation begins a new trace.
+    pub generate_new_trace: bool,
     /// External events that the next generation receives first (`EventRaised`).
     pub carryover: Vec<HistoryEvent>,
 }
@@ -82,6 +84,7 @@ impl CompletionAction {
             details: None,
             failure_details: None,
             new_version: None,
+            generate_new_trace: false,
             carryover: Vec::new(),
         }
     }

@@ -1,0 +1,479 @@
+//! The state behind an orchestration context: ids, decisions, open tasks, external events.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use taskhub_core::{
+    ActionKind, CompletionAction, ExecutionStarted, FIRE_AND_FORGET_TAG, HistoryEvent, InstanceId,
+    OrchestrationStatus, Tags, Timestamp,
+};
+use uuid::Uuid;
+
+use crate::task::{Outcome, Slot};
+use crate::{EventBehaviour, ReplaySettings, RetryPolicy, SubOrchestrationIds, TaskFailure};
+
+/// What the context and the executor of one generation share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) started: Box<ExecutionStarted>,
+    pub(crate) settings: ReplaySettings,
+    machine: Mutex<Machine>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// Timestamp of the last `OrchestratorStarted`.
+    pub(crate) now: Timestamp,
+    pub(crate) is_replaying: bool,
+    pub(crate) custom_status: Option<String>,
+    /// Whether a completion has been decided; later ones only consume an id.
+    completed: bool,
+    next_id: i32,
+    next_guid: u64,
+    /// Decisions without an event in the history, by sequence id.
+    pending: BTreeMap<i32, ActionKind>,
+    /// Decisions held back since the suspension.
+    held: BTreeMap<i32, ActionKind>,
+    pub(crate) is_suspended: bool,
+    /// Events that arrived since the suspension.
+    pub(crate) queued: VecDeque<HistoryEvent>,
+    /// Who waits for the completion events, by sequence id.
+    open: HashMap<i32, OpenTask>,
+    waiters: HashMap<String, Vec<(u64, Arc<Slot>)>>,
+    buffered: HashMap<String, VecDeque<(u64, HistoryEvent)>>,
+    next_event: u64,
+    continue_as_new: Option<CompletionAction>,
+}
+
+/// A call as it was made, to be made again.
+#[derive(Debug, Clone)]
+pub(crate) enum Call {
+    Activity {
+        name: String,
+        version: Option<String>,
+        input: Option<String>,
+        tags: Option<Tags>,
+    },
+    SubOrchestration {
+        name: String,
+        version: Option<String>,
+        instance_id: Option<InstanceId>,
+        input: Option<String>,
+        tags: Option<Tags>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenKind {
+    Activity,
+    SubOrchestration,
+    Timer,
+}
+
+/// A task whose completion event is awaited.
+#[derive(Debug)]
+pub(crate) struct OpenTask {
+    pub(crate) kind: OpenKind,
+    pub(crate) name: String,
+    pub(crate) version: Option<String>,
+    pub(crate) target: Target,
+}
+
+/// What happens when the event arrives. Drivers go on at that moment, before orchestrator code runs and
+/// whether or not it waits, so that they take the ids that .NET's inline continuations take.
+#[derive(Debug)]
+pub(crate) enum Target {
+    Slot(Arc<Slot>),
+    LongTimer { fire_at: Timestamp, slot: Arc<Slot> },
+    Retry(Box<Retry>),
+}
+
+/// A call under a retry policy.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    call: Call,
+    pub(crate) policy: RetryPolicy,
+    pub(crate) attempt: u32,
+    pub(crate) first_at: Timestamp,
+    /// The failure to report after the last timer.
+    exhausted: Option<TaskFailure>,
+    slot: Arc<Slot>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        started: Box<ExecutionStarted>,
+        settings: ReplaySettings,
+        now: Timestamp,
+        is_replaying: bool,
+    ) -> Self {
+        let machine = Machine {
+            now,
+            is_replaying,
+            custom_status: None,
+            completed: false,
+            next_id: 0,
+            next_guid: 0,
+            pending: BTreeMap::new(),
+            held: BTreeMap::new(),
+            is_suspended: false,
+            queued: VecDeque::new(),
+            open: HashMap::new(),
+            waiters: HashMap::new(),
+            buffered: HashMap::new(),
+            next_event: 0,
+            continue_as_new: None,
+        };
+        Self { started, settings, machine: Mutex::new(machine) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A deterministic GUID: version 5 of `{instance id}_{time}_{counter}`.
+    /// Source: Azure/azure-functions-durable-extension, `DurableOrchestrationContext.NewGuid`.
+    pub(crate) fn new_guid(&self) -> Uuid {
+        let (now, counter) = {
+            let mut machine = self.lock();
+            machine.next_guid += 1;
+            (machine.now, machine.next_guid - 1)
+        };
+        let name = format!("{}_{}_{counter}", self.started.instance.instance_id, now.to_round_trip());
+        Uuid::new_v5(&self.settings.guid_namespace, name.as_bytes())
+    }
+
+    /// Makes a call, under a policy if there is one.
+    pub(crate) fn call(&self, mut call: Call, policy: Option<RetryPolicy>) -> Arc<Slot> {
+        if let Call::SubOrchestration { instance_id: instance_id @ None, .. } = &mut call
+            && self.settings.sub_orchestration_ids == SubOrchestrationIds::Guid
+        {
+            *instance_id = Some(self.new_guid().simple().to_string().into());
+        }
+        let slot = Arc::new(Slot::default());
+        let mut machine = self.lock();
+        match policy {
+            None => {
+                machine.make(call, Target::Slot(slot.clone()), self);
+            }
+            Some(policy) if policy.max_attempts() == 0 => slot.resolve(Outcome::Task(Ok(None))),
+            Some(policy) => {
+                let first_at = machine.now;
+                let retry = Retry { call, policy, attempt: 0, first_at, exhausted: None, slot: slot.clone() };
+                machine.attempt(Box::new(retry), self);
+            }
+        }
+        slot
+    }
+
+    /// Starts a sub-orchestration for which nobody waits.
+    pub(crate) fn start(
+        &self,
+        name: String,
+        version: Option<String>,
+        instance_id: Option<InstanceId>,
+        input: Option<String>,
+        tags: Option<Tags>,
+    ) -> InstanceId {
+        let instance_id = instance_id.or_else(|| {
+            (self.settings.sub_orchestration_ids == SubOrchestrationIds::Guid)
+                .then(|| self.new_guid().simple().to_string().into())
+        });
+        let mut tags = tags.unwrap_or_default();
+        tags.insert(FIRE_AND_FORGET_TAG, "");
+        let mut machine = self.lock();
+        let id = machine.take_id();
+        let instance_id = instance_id.unwrap_or_else(|| self.default_child_id(id));
+        machine.decide(
+            id,
+            ActionKind::CreateSubOrchestration {
+                name,
+                version,
+                instance_id: instance_id.clone(),
+                input,
+                tags: Some(tags),
+            },
+        );
+        instance_id
+    }
+
+    fn default_child_id(&self, id: i32) -> InstanceId {
+        let execution = self.started.instance.execution_id.as_ref().map_or("", |id| id.as_str());
+        format!("{execution}:{id}").into()
+    }
+
+    /// Creates a durable timer, in parts if it is far away.
+    pub(crate) fn create_timer(&self, fire_at: Timestamp) -> Arc<Slot> {
+        let slot = Arc::new(Slot::default());
+        self.lock().long_timer(fire_at, slot.clone(), &self.settings);
+        slot
+    }
+
+    /// Hands a completion event to whoever waits for it. `false` when nobody does: a duplicate, a
+    /// cancelled timer, or the timer that splits a checkpoint.
+    pub(crate) fn complete(
+        &self,
+        id: i32,
+        outcome: impl FnOnce(&OpenTask) -> Result<Option<String>, TaskFailure>,
+    ) -> bool {
+        let Some(task) = self.lock().open.remove(&id) else { return false };
+        let result = outcome(&task);
+        match task.target {
+            Target::Slot(slot) => slot.resolve(Outcome::Task(result)),
+            Target::LongTimer { fire_at, slot } => {
+                self.lock().continue_long_timer(fire_at, slot, &self.settings);
+            }
+            Target::Retry(retry) => self.retry(retry, task.kind, result),
+        }
+        true
+    }
+
+    /// Source: Azure/durabletask, `RetryInterceptor.Invoke`.
+    fn retry(&self, mut retry: Box<Retry>, kind: OpenKind, result: Result<Option<String>, TaskFailure>) {
+        if kind == OpenKind::Timer {
+            match retry.exhausted.take() {
+                Some(failure) => retry.slot.resolve(Outcome::Task(Err(failure))),
+                None => {
+                    retry.attempt += 1;
+                    self.lock().attempt(retry, self);
+                }
+            }
+            return;
+        }
+        let failure = match result {
+            Err(failure) if !failure.is_non_retriable() => failure,
+            result => return retry.slot.resolve(Outcome::Task(result)),
+        };
+        let now = self.lock().now;
+        if retry.attempt + 1 >= retry.policy.max_attempts() {
+            // DTFx waits once more after the last attempt, and histories contain that timer.
+            retry.exhausted = Some(failure);
+            self.lock().timer(now, Target::Retry(retry));
+            return;
+        }
+        // The predicate is user code: not under the lock.
+        let delay = retry.policy.delay(retry.attempt, retry.first_at, now, &failure);
+        if delay == Duration::ZERO {
+            return retry.slot.resolve(Outcome::Task(Err(failure)));
+        }
+        self.lock().timer(now + delay, Target::Retry(retry));
+    }
+}
+
+impl Machine {
+    pub(crate) fn take_id(&mut self) -> i32 {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        id
+    }
+
+    pub(crate) fn decide(&mut self, id: i32, kind: ActionKind) {
+        self.pending.insert(id, kind);
+    }
+
+    /// The decision with this id, if it still waits for its event.
+    pub(crate) fn decision(&self, id: i32) -> Option<&ActionKind> {
+        self.pending.get(&id)
+    }
+
+    pub(crate) fn remove_decision(&mut self, id: i32) {
+        self.pending.remove(&id);
+    }
+
+    /// Takes the decisions that have no event yet, in ascending order of their ids.
+    pub(crate) fn take_decisions(&mut self) -> BTreeMap<i32, ActionKind> {
+        std::mem::take(&mut self.pending)
+    }
+
+    pub(crate) fn suspend(&mut self) {
+        self.is_suspended = true;
+        self.held.append(&mut self.pending);
+    }
+
+    pub(crate) fn resume(&mut self) -> VecDeque<HistoryEvent> {
+        self.is_suspended = false;
+        let mut held = std::mem::take(&mut self.held);
+        self.pending.append(&mut held);
+        std::mem::take(&mut self.queued)
+    }
+
+    pub(crate) fn has_open_tasks(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    pub(crate) fn close(&mut self, id: i32) {
+        self.open.remove(&id);
+    }
+
+    fn make(&mut self, call: Call, target: Target, shared: &Shared) {
+        let id = self.take_id();
+        let (kind, task_kind, name, version) = match call {
+            Call::Activity { name, version, input, tags } => (
+                ActionKind::ScheduleTask { name: name.clone(), version: version.clone(), input, tags },
+                OpenKind::Activity,
+                name,
+                version,
+            ),
+            Call::SubOrchestration { name, version, instance_id, input, tags } => (
+                ActionKind::CreateSubOrchestration {
+                    name: name.clone(),
+                    version: version.clone(),
+                    instance_id: instance_id.unwrap_or_else(|| shared.default_child_id(id)),
+                    input,
+                    tags,
+                },
+                OpenKind::SubOrchestration,
+                name,
+                version,
+            ),
+        };
+        self.decide(id, kind);
+        self.open.insert(id, OpenTask { kind: task_kind, name, version, target });
+    }
+
+    fn attempt(&mut self, retry: Box<Retry>, shared: &Shared) {
+        self.make(retry.call.clone(), Target::Retry(retry), shared);
+    }
+
+    fn timer(&mut self, fire_at: Timestamp, target: Target) -> i32 {
+        let id = self.take_id();
+        self.decide(id, ActionKind::CreateTimer { fire_at });
+        self.open.insert(id, OpenTask { kind: OpenKind::Timer, name: String::new(), version: None, target });
+        id
+    }
+
+    fn long_timer(&mut self, fire_at: Timestamp, slot: Arc<Slot>, settings: &ReplaySettings) {
+        let remaining = fire_at.saturating_since(self.now);
+        let id = if remaining > settings.maximum_timer_delay && settings.timer_interval > Duration::ZERO {
+            let part = self.now + settings.timer_interval;
+            self.timer(part, Target::LongTimer { fire_at, slot: slot.clone() })
+        } else {
+            self.timer(fire_at, Target::Slot(slot.clone()))
+        };
+        slot.set_open_timer(id);
+    }
+
+    fn continue_long_timer(&mut self, fire_at: Timestamp, slot: Arc<Slot>, settings: &ReplaySettings) {
+        if self.now < fire_at {
+            self.long_timer(fire_at, slot, settings);
+        } else {
+            slot.resolve(Outcome::Timer);
+        }
+    }
+
+    /// Waits for an event: takes the oldest buffered one or becomes the most recent waiter.
+    pub(crate) fn wait_for_event(&mut self, name: &str) -> (Arc<Slot>, Option<u64>) {
+        let key = fold_case(name);
+        if let Some(events) = self.buffered.get_mut(&key) {
+            let first = events.pop_front();
+            if events.is_empty() {
+                self.buffered.remove(&key);
+            }
+            if let Some((number, event)) = first {
+                return (Slot::resolved(Outcome::Event(number, Box::new(event))), None);
+            }
+        }
+        let waiter = self.next_event;
+        self.next_event += 1;
+        let slot = Arc::new(Slot::default());
+        self.waiters.entry(key).or_default().push((waiter, slot.clone()));
+        (slot, Some(waiter))
+    }
+
+    /// Hands an external event to the most recent waiter, to the next generation, or to the buffer.
+    pub(crate) fn raise_event(&mut self, name: &str, event: &HistoryEvent, behaviour: EventBehaviour) {
+        if let Some(next) = &mut self.continue_as_new
+            && behaviour == EventBehaviour::Carryover
+        {
+            next.carryover.push(event.clone());
+            return;
+        }
+        let number = self.next_event;
+        self.next_event += 1;
+        let key = fold_case(name);
+        if let Some(waiters) = self.waiters.get_mut(&key) {
+            let last = waiters.pop();
+            if waiters.is_empty() {
+                self.waiters.remove(&key);
+            }
+            if let Some((_, slot)) = last {
+                slot.resolve(Outcome::Event(number, Box::new(event.clone())));
+                return;
+            }
+        }
+        self.buffered.entry(key).or_default().push_back((number, event.clone()));
+    }
+
+    pub(crate) fn return_event(&mut self, name: &str, number: u64, event: HistoryEvent) {
+        // It is older than whatever is buffered now.
+        self.buffered.entry(fold_case(name)).or_default().push_front((number, event));
+    }
+
+    pub(crate) fn forget_waiter(&mut self, name: &str, waiter: u64) {
+        let key = fold_case(name);
+        if let Some(waiters) = self.waiters.get_mut(&key) {
+            if let Some(at) = waiters.iter().rposition(|(id, _)| *id == waiter) {
+                waiters.remove(at);
+            }
+            if waiters.is_empty() {
+                self.waiters.remove(&key);
+            }
+        }
+    }
+
+    /// Asks for a next generation; the last request counts.
+    ///
+    /// Differs: events that an earlier request has set aside stay; .NET loses them.
+    pub(crate) fn continue_as_new(
+        &mut self,
+        input: Option<String>,
+        version: Option<String>,
+        generate_new_trace: bool,
+    ) {
+        let carryover = self.continue_as_new.take().map(|request| request.carryover).unwrap_or_default();
+        self.continue_as_new = Some(CompletionAction {
+            new_version: version,
+            carryover,
+            generate_new_trace,
+            ..CompletionAction::new(OrchestrationStatus::ContinuedAsNew, input)
+        });
+    }
+
+    /// Decides how the generation ends. It takes an id even when an earlier decision stands.
+    pub(crate) fn end(&mut self, completion: CompletionAction, preserve_events: bool) {
+        let id = self.take_id();
+        if completion.status == OrchestrationStatus::Completed
+            && let Some(mut next) = self.continue_as_new.take()
+        {
+            if preserve_events {
+                let mut events: Vec<_> = self.buffered.drain().flat_map(|(_, events)| events).collect();
+                events.sort_by_key(|(number, _)| *number);
+                let events = events.into_iter().map(|(_, event)| event);
+                next.carryover.splice(0..0, events);
+            }
+            self.decide(id, ActionKind::Complete(next));
+        } else if !self.completed {
+            self.completed = true;
+            self.decide(id, ActionKind::Complete(completion));
+        }
+    }
+}
+
+/// Key of names that .NET compares with `OrdinalIgnoreCase`: each char by its simple upper case.
+fn fold_case(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            let mut upper = c.to_uppercase();
+            match (upper.next(), upper.next()) {
+                (Some(single), None) => single,
+                _ => c,
+            }
+        })
+        .collect()
+}
+
+/// Whether two names are the same to .NET's `OrdinalIgnoreCase`.
+pub(crate) fn same_name(a: &str, b: &str) -> bool {
+    a == b || fold_case(a) == fold_case(b)
+}

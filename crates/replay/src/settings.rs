@@ -1,0 +1,89 @@
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::ErrorMode;
+
+/// Namespace of GUIDs made by in-process Durable Functions.
+/// Source: Azure/azure-functions-durable-extension, `GuidManager.UrlNamespaceValue`.
+pub const GUID_NAMESPACE_IN_PROCESS: Uuid = Uuid::from_u128(0x9e95_2959_5e33_4daf_827f_2fa1_2937_b875);
+/// Namespace of GUIDs made by the .NET SDK, and so by isolated Durable Functions.
+/// Source: microsoft/durabletask-dotnet, `TaskOrchestrationContextWrapper.NewGuid`.
+pub const GUID_NAMESPACE_ISOLATED: Uuid = Uuid::from_u128(0x9e95_2958_5e33_4daf_827f_2fa1_2937_b875);
+
+/// What happens to an external event that arrives after the orchestrator has asked to continue as new.
+/// Source: Azure/durabletask, `BehaviorOnContinueAsNew`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EventBehaviour {
+    /// The next generation receives it; what Azure Storage hubs do.
+    #[default]
+    Carryover,
+    /// This generation receives it.
+    Ignore,
+}
+
+/// How a sub-orchestration without an instance id gets one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SubOrchestrationIds {
+    /// `{execution id of the parent}:{sequence id}`, a new one for each retry, as Core and in-process
+    /// Durable Functions do.
+    #[default]
+    ExecutionAndSequence,
+    /// A deterministic GUID of 32 digits, the same for all retries, as the .NET SDK does.
+    Guid,
+}
+
+/// How an orchestrator is replayed. An instance that another SDK began must be continued with that SDK's
+/// settings, or ids differ; the defaults are those of in-process Durable Functions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplaySettings {
+    /// Form of failures.
+    pub error_mode: ErrorMode,
+    /// External events after a request to continue as new.
+    pub event_behaviour: EventBehaviour,
+    /// Whether external events that nobody has waited for reach the next generation. They travel as
+    /// carried events, before those that arrived later.
+    ///
+    /// Differs: the .NET SDKs send them to the instance again, which costs a sequence id each. Nothing of
+    /// that survives in the history, which starts afresh.
+    pub preserve_unprocessed_events: bool,
+    /// Namespace of [`OrchestrationContext::new_guid`](crate::OrchestrationContext::new_guid).
+    pub guid_namespace: Uuid,
+    /// Ids of sub-orchestrations.
+    pub sub_orchestration_ids: SubOrchestrationIds,
+    /// A timer that is further away is split. Source: Azure/azure-functions-durable-extension,
+    /// `AzureStorageDurabilityProvider.MaximumDelayTime`; the .NET SDK splits from 3 days on.
+    pub maximum_timer_delay: Duration,
+    /// Length of the parts of a split timer. Source: Azure/azure-functions-durable-extension,
+    /// `AzureStorageDurabilityProvider.LongRunningTimerIntervalLength`.
+    pub timer_interval: Duration,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for ReplaySettings {
+    fn default() -> Self {
+        Self {
+            error_mode: ErrorMode::default(),
+            event_behaviour: EventBehaviour::default(),
+            preserve_unprocessed_events: true,
+            guid_namespace: GUID_NAMESPACE_IN_PROCESS,
+            sub_orchestration_ids: SubOrchestrationIds::default(),
+            maximum_timer_delay: DAY * 6,
+            timer_interval: DAY * 3,
+        }
+    }
+}
+
+impl ReplaySettings {
+    /// Settings of the .NET SDK (isolated Durable Functions).
+    pub fn isolated() -> Self {
+        Self {
+            error_mode: ErrorMode::FailureDetails,
+            guid_namespace: GUID_NAMESPACE_ISOLATED,
+            sub_orchestration_ids: SubOrchestrationIds::Guid,
+            maximum_timer_delay: DAY * 3,
+            ..Self::default()
+        }
+    }
+}
