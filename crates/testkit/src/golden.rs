@@ -108,9 +108,10 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// `Scenario/phase`.
+    /// `Scenario/phase`, with `v1/` before it for the older provider.
     pub fn name(&self) -> String {
-        format!("{}/{}", self.scenario, self.phase)
+        let folder = if self.provider == Provider::V1 { "v1/" } else { "" };
+        format!("{folder}{}/{}", self.scenario, self.phase)
     }
 
     /// Whether an entity takes part.
@@ -169,6 +170,116 @@ pub fn phases(provider: Provider) -> Result<Vec<Phase>> {
         }
     }
     Ok(found)
+}
+
+/// The phase of this [name](Phase::name).
+///
+/// # Errors
+/// `expected.json` does not know it.
+pub fn phase(name: &str) -> Result<Phase> {
+    let provider = if name.starts_with("v1/") { Provider::V1 } else { Provider::V2 };
+    phases(provider)?
+        .into_iter()
+        .find(|phase| phase.name() == name)
+        .with_context(|| format!("no phase {name}"))
+}
+
+/// Calls a macro with a test name and a [name](Phase::name) for every phase that a worker without entities
+/// can finish.
+#[macro_export]
+macro_rules! for_each_golden_phase {
+    ($test:ident) => {
+        $test!(approval_pending, "Approval/pending");
+        $test!(approval_midflight, "Approval/midflight");
+        $test!(approval_raised, "Approval/raised");
+        $test!(approval_timeout_pending, "ApprovalTimeout/pending");
+        $test!(approval_timeout_midflight, "ApprovalTimeout/midflight");
+        $test!(buffered_event_pending, "BufferedEvent/pending");
+        $test!(buffered_event_midflight, "BufferedEvent/midflight");
+        $test!(custom_status_pending, "CustomStatus/pending");
+        $test!(custom_status_midflight, "CustomStatus/midflight");
+        $test!(eternal_pending, "Eternal/pending");
+        $test!(eternal_midflight, "Eternal/midflight");
+        $test!(fail_handled_pending, "FailHandled/pending");
+        $test!(fail_handled_midflight, "FailHandled/midflight");
+        $test!(fail_handled_details_pending, "FailHandledDetails/pending");
+        $test!(fail_handled_details_midflight, "FailHandledDetails/midflight");
+        $test!(fail_handled_serialized_pending, "FailHandledSerialized/pending");
+        $test!(fail_handled_serialized_midflight, "FailHandledSerialized/midflight");
+        $test!(fail_self_pending, "FailSelf/pending");
+        $test!(fail_self_details_pending, "FailSelfDetails/pending");
+        $test!(fail_unhandled_pending, "FailUnhandled/pending");
+        $test!(fail_unhandled_midflight, "FailUnhandled/midflight");
+        $test!(fail_unhandled_details_pending, "FailUnhandledDetails/pending");
+        $test!(fail_unhandled_details_midflight, "FailUnhandledDetails/midflight");
+        $test!(fail_unhandled_serialized_pending, "FailUnhandledSerialized/pending");
+        $test!(fail_unhandled_serialized_midflight, "FailUnhandledSerialized/midflight");
+        $test!(fan_out_fan_in_pending, "FanOutFanIn/pending");
+        $test!(fan_out_fan_in_midflight, "FanOutFanIn/midflight");
+        $test!(fire_and_forget_pending, "FireAndForget/pending");
+        $test!(fire_and_forget_midflight, "FireAndForget/midflight");
+        $test!(hello_sequence_pending, "HelloSequence/pending");
+        $test!(hello_sequence_midflight, "HelloSequence/midflight");
+        $test!(legacy_manager_pending, "LegacyManager/pending");
+        $test!(legacy_manager_midflight, "LegacyManager/midflight");
+        $test!(parent_pending, "Parent/pending");
+        $test!(parent_midflight, "Parent/midflight");
+        $test!(parent_named_child_pending, "ParentNamedChild/pending");
+        $test!(parent_named_child_midflight, "ParentNamedChild/midflight");
+        $test!(parent_of_failing_pending, "ParentOfFailing/pending");
+        $test!(parent_of_failing_midflight, "ParentOfFailing/midflight");
+        $test!(parent_of_failing_serialized_pending, "ParentOfFailingSerialized/pending");
+        $test!(parent_of_failing_serialized_midflight, "ParentOfFailingSerialized/midflight");
+        $test!(purge_pending, "Purge/pending");
+        $test!(restart_same_id_pending, "RestartSameId/pending");
+        $test!(restart_same_id_midflight, "RestartSameId/midflight");
+        $test!(retry_pending, "Retry/pending");
+        $test!(retry_midflight, "Retry/midflight");
+        $test!(retry_ok_pending, "RetryOk/pending");
+        $test!(retry_ok_midflight, "RetryOk/midflight");
+        $test!(safe_manager_pending, "SafeManager/pending");
+        $test!(safe_manager_midflight, "SafeManager/midflight");
+        $test!(scheduled_start_pending, "ScheduledStart/pending");
+        $test!(scheduled_start_midflight, "ScheduledStart/midflight");
+        $test!(send_event_to_pending, "SendEventTo/pending");
+        $test!(send_event_to_midflight, "SendEventTo/midflight");
+        $test!(suspend_resume_midflight, "SuspendResume/midflight");
+        $test!(suspend_with_event_midflight, "SuspendWithEvent/midflight");
+        $test!(tags_pending, "Tags/pending");
+        $test!(tags_midflight, "Tags/midflight");
+        $test!(terminate_pending_pending, "TerminatePending/pending");
+        $test!(terminate_pending_midflight, "TerminatePending/midflight");
+        $test!(terminate_running_midflight, "TerminateRunning/midflight");
+        $test!(timer_pending, "Timer/pending");
+        $test!(timer_midflight, "Timer/midflight");
+        $test!(versioned_pending, "Versioned/pending");
+        $test!(versioned_midflight, "Versioned/midflight");
+        $test!(v1_hello_sequence_pending, "v1/HelloSequence/pending");
+        $test!(v1_hello_sequence_midflight, "v1/HelloSequence/midflight");
+        $test!(v1_hello_sequence_legacy_pending, "v1/HelloSequenceLegacy/pending");
+        $test!(v1_hello_sequence_legacy_midflight, "v1/HelloSequenceLegacy/midflight");
+        $test!(v1_fan_out_fan_in_pending, "v1/FanOutFanIn/pending");
+        $test!(v1_fan_out_fan_in_midflight, "v1/FanOutFanIn/midflight");
+        $test!(v1_parent_pending, "v1/Parent/pending");
+        $test!(v1_parent_midflight, "v1/Parent/midflight");
+        $test!(v1_parent_named_child_pending, "v1/ParentNamedChild/pending");
+        $test!(v1_parent_named_child_midflight, "v1/ParentNamedChild/midflight");
+        $test!(v1_parent_of_failing_pending, "v1/ParentOfFailing/pending");
+        $test!(v1_parent_of_failing_midflight, "v1/ParentOfFailing/midflight");
+        $test!(v1_eternal_pending, "v1/Eternal/pending");
+        $test!(v1_eternal_midflight, "v1/Eternal/midflight");
+        $test!(v1_fail_handled_pending, "v1/FailHandled/pending");
+        $test!(v1_fail_handled_midflight, "v1/FailHandled/midflight");
+        $test!(v1_fail_unhandled_pending, "v1/FailUnhandled/pending");
+        $test!(v1_fail_unhandled_midflight, "v1/FailUnhandled/midflight");
+        $test!(v1_fire_and_forget_pending, "v1/FireAndForget/pending");
+        $test!(v1_fire_and_forget_midflight, "v1/FireAndForget/midflight");
+        $test!(v1_fail_self_pending, "v1/FailSelf/pending");
+        $test!(v1_large_payload_pending, "v1/LargePayload/pending");
+        $test!(v1_large_payload_midflight, "v1/LargePayload/midflight");
+        $test!(v1_custom_status_midflight_raised, "v1/CustomStatus/midflight-raised");
+        $test!(v1_timer_midflight_due, "v1/Timer/midflight-due");
+    };
 }
 
 fn members(json: &Json) -> impl Iterator<Item = (&String, &Json)> {

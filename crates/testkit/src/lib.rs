@@ -3,6 +3,7 @@
 //! - [`VirtualClock`], [`eventually`], [`seed`]: time, waiting and randomness that repeat.
 //! - [`dump`], [`load`], [`compare`]: a whole hub as a value; captured hubs are loaded, finished by our
 //!   worker and compared with what the .NET provider wrote ([`golden`]).
+//! - [`TestHub`]: a hub in memory or in an account, its client, and workers that run the samples.
 //!
 //! ```
 //! use taskhub_testkit::VirtualClock;
@@ -18,10 +19,12 @@ mod clock;
 pub mod compare;
 pub mod dump;
 pub mod golden;
+mod hub;
 pub mod load;
 mod seed;
 mod wait;
 
 pub use clock::VirtualClock;
+pub use hub::TestHub;
 pub use seed::{SEED_VARIABLE, seed, seeded_ids};
 pub use wait::{PATIENCE, eventually, eventually_within};

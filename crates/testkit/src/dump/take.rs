@@ -3,11 +3,11 @@ use std::time::Duration;
 use anyhow::Result;
 use taskhub_core::{TaskHubName, Timestamp};
 use taskhub_storage::memory::{MemoryStore, StoredMessage};
-use taskhub_storage::{Entity, QueueMessage, StorageAccount, TableQuery};
+use taskhub_storage::{Entity, ErrorKind, QueueMessage, StorageAccount, TableQuery};
 
 use super::{BlobDump, ContainerDump, HubDump, MessageDump, MessageState, QueueDump, TableDump};
 
-/// The tables of a hub; another hub's name may begin with this one's.
+/// The tables of a hub. They are asked for by name: another hub's name may begin with this one's.
 const TABLES: [&str; 3] = ["History", "Instances", "Partitions"];
 
 /// Takes a hub from the store in memory, with all messages.
@@ -70,9 +70,10 @@ async fn rest(
     queues: Vec<QueueDump>,
 ) -> Result<HubDump> {
     let mut tables = Vec::new();
-    for name in account.tables.list_tables(hub.as_str()).await? {
-        if TABLES.iter().any(|table| name[hub.as_str().len()..].eq_ignore_ascii_case(table)) {
-            tables.push(TableDump { rows: rows(account, &name).await?, name });
+    for suffix in TABLES {
+        let name = format!("{hub}{suffix}");
+        if let Some(rows) = rows(account, &name).await? {
+            tables.push(TableDump { name, rows });
         }
     }
     let mut containers = Vec::new();
@@ -84,15 +85,19 @@ async fn rest(
     Ok(HubDump { hub: hub.as_str().to_owned(), captured_at, blob_endpoint, tables, queues, containers })
 }
 
-async fn rows(account: &StorageAccount, table: &str) -> Result<Vec<Entity>> {
+/// All rows of a table; `None` when there is no such table.
+async fn rows(account: &StorageAccount, table: &str) -> Result<Option<Vec<Entity>>> {
     let mut rows = Vec::new();
     let mut query = TableQuery::default();
     loop {
-        let page = account.tables.query(table, &query).await?;
+        let page = match account.tables.query(table, &query).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            page => page?,
+        };
         rows.extend(page.entities);
         query.continuation = page.continuation;
         if query.continuation.is_none() {
-            return Ok(rows);
+            return Ok(Some(rows));
         }
     }
 }
