@@ -36,4 +36,6 @@ pub use large::{
 };
 
 #[cfg(test)]
+pub(crate) mod arbitrary;
+#[cfg(test)]
 mod tests;

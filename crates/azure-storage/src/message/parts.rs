@@ -61,14 +61,15 @@ impl Part<'_> {
                 optional(w, failure.properties.as_deref().map(Part::Object));
             }),
             // Differs: .NET begins dictionaries with a `$type` that names its core library. The declared
-            // type is enough for its reader, and the name can make one on .NET Framework throw.
+            // type is enough for its reader, and the name can make one on .NET Framework throw. A tag that
+            // is called `$type` would be taken for one.
             Self::Tags(tags) => w.object(|w| {
-                for (key, value) in tags.iter() {
+                for (key, value) in tags.iter().filter(|(key, _)| !is_metadata(key)) {
                     member(w, key, Some(value));
                 }
             }),
             Self::Object(text) => match Json::parse(text) {
-                Ok(object @ Json::Object(_)) => w.json(&object),
+                Ok(object @ Json::Object(_)) => w.json(&object.without_types()),
                 _ => w.null(),
             },
         }
