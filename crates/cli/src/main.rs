@@ -1,2 +1,39 @@
-//! (placeholder)
-fn main() {}
+//! The program `taskhub`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use taskhub_cli::args::Cli;
+use taskhub_cli::{Console, Environment};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    taskhub_cli::start_logging(cli.common.verbose);
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        // Whoever reads the output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[allow(clippy::print_stderr, reason = "the program's own error message")]
+            {
+                eprintln!("Error: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut console = Console::process(cli.common.output);
+    let exit =
+        runtime.block_on(async { taskhub_cli::run(cli, &Environment::process()?, &mut console).await })?;
+    Ok(exit.code())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<std::io::Error>())
+        .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

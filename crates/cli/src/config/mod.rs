@@ -1,0 +1,245 @@
+//! Which hub, which account: flags, host.json, local.settings.json, environment.
+
+mod host_json;
+mod settings;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use taskhub_core::TaskHubName;
+
+pub(crate) use host_json::HostJson;
+use settings::AppSettings;
+
+use crate::args::{CommonArgs, ConnectionString};
+use crate::console::Console;
+
+/// Hub of `func durable` without configuration. The runtime's default is another one.
+const DEFAULT_HUB: &str = "DurableFunctionsHub";
+const DEFAULT_CONNECTION_SETTING: &str = "AzureWebJobsStorage";
+
+/// The value of a name, if it has one.
+pub type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+/// What a command sees of the process it runs in.
+pub struct Environment {
+    /// Looks up an environment variable.
+    pub variable: Box<Lookup>,
+    /// Where host.json, local.settings.json and `@FILE` arguments are looked for.
+    pub directory: PathBuf,
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Environment").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl Environment {
+    /// The environment of this process.
+    ///
+    /// # Errors
+    /// There is no current directory.
+    pub fn process() -> std::io::Result<Self> {
+        Ok(Self { variable: Box::new(|name| std::env::var(name).ok()), directory: std::env::current_dir()? })
+    }
+}
+
+/// The hub a command works on.
+#[derive(Debug)]
+pub(crate) struct HubConfig {
+    pub(crate) hub: TaskHubName,
+    pub(crate) connection: ConnectionString,
+    /// Settings of host.json; defaults when there is none.
+    pub(crate) host: HostJson,
+}
+
+impl HubConfig {
+    /// Puts flags, host.json and settings together.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a hub name that cannot be, another backend, no connection string.
+    pub(crate) fn load(args: &CommonArgs, environment: &Environment, console: &mut Console) -> Result<Self> {
+        let explicit = args.task_hub_name.is_some()
+            && (args.connection_string.is_some() || args.connection_string_setting.is_some());
+        let host = match HostJson::load(&environment.directory)? {
+            Some(host) => host,
+            None => {
+                if !explicit {
+                    console.warn(&format!(
+                        "No host.json in '{}'; using defaults.",
+                        environment.directory.display()
+                    ))?;
+                }
+                HostJson::default()
+            }
+        };
+        if let Some(backend) =
+            host.storage_type.as_deref().filter(|t| !t.eq_ignore_ascii_case("AzureStorage"))
+        {
+            bail!(
+                "this task hub is not in Azure Storage, and other backends are not supported. type=`{backend}`"
+            );
+        }
+        let settings = AppSettings::load(environment)?;
+        let hub = match (&args.task_hub_name, &host.hub_name) {
+            (Some(name), _) => name.clone(),
+            (None, Some(name)) => settings.expand(name)?,
+            (None, None) => DEFAULT_HUB.to_owned(),
+        };
+        // Existing hubs of Durable Functions may be longer than what a new one should be.
+        let hub = TaskHubName::existing(hub)?;
+        if args.task_hub_name.is_none() {
+            console.note(&format!("Using task hub '{hub}'."))?;
+        }
+        let connection = match &args.connection_string {
+            Some(text) => text.clone(),
+            None => {
+                let setting = args
+                    .connection_string_setting
+                    .as_deref()
+                    .or(host.connection_name.as_deref())
+                    .unwrap_or(DEFAULT_CONNECTION_SETTING);
+                let found = settings
+                    .connection(setting)
+                    .with_context(|| format!("No storage connection string found. setting=`{setting}`"))?;
+                ConnectionString(found)
+            }
+        };
+        Ok(Self { hub, connection, host })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+    use crate::console::captured::console;
+
+    struct Case {
+        dir: tempfile::TempDir,
+        variables: Vec<(&'static str, &'static str)>,
+    }
+
+    impl Case {
+        fn new(host_json: Option<&str>, local_settings: Option<&str>) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, text) in [("host.json", host_json), ("local.settings.json", local_settings)] {
+                if let Some(text) = text {
+                    std::fs::write(dir.path().join(name), text).unwrap();
+                }
+            }
+            Self { dir, variables: Vec::new() }
+        }
+
+        fn variable(mut self, name: &'static str, value: &'static str) -> Self {
+            self.variables.push((name, value));
+            self
+        }
+
+        fn load(&self, flags: &[&str]) -> (Result<HubConfig>, String) {
+            let cli = Cli::try_parse_from([&["taskhub", "hub", "show"], flags].concat()).unwrap();
+            let variables = self.variables.clone();
+            let environment = Environment {
+                variable: Box::new(move |name| {
+                    variables.iter().find(|(k, _)| *k == name).map(|(_, v)| (*v).to_owned())
+                }),
+                directory: self.dir.path().to_owned(),
+            };
+            let (mut console, _, err) = console(None);
+            (HubConfig::load(&cli.common, &environment, &mut console), err.take())
+        }
+
+        #[track_caller]
+        fn check(&self, flags: &[&str], hub: &str, connection: &str) {
+            let (config, _) = self.load(flags);
+            let config = config.unwrap();
+            assert_eq!((config.hub.as_str(), config.connection.0.as_str()), (hub, connection));
+        }
+
+        #[track_caller]
+        fn check_error(&self, flags: &[&str], part: &str) {
+            let error = format!("{:#}", self.load(flags).0.unwrap_err());
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    const HOST: &str = r#"{
+        // comments are allowed
+        "version": "2.0",
+        "extensions": {"durableTask": {"HubName": "FromHost", "storageProvider": {"partitionCount": 7}}}
+    }"#;
+    const LOCAL: &str = r#"{"IsEncrypted": false, "Values": {"AzureWebJobsStorage": "local", "Other": "other", "HUB": "FromSetting"}}"#;
+
+    #[test]
+    fn a_flag_beats_host_json_and_that_the_default() {
+        let case = Case::new(Some(HOST), Some(LOCAL));
+        case.check(&["--task-hub-name", "FromFlag"], "FromFlag", "local");
+        case.check(&[], "FromHost", "local");
+        Case::new(Some("{}"), Some(LOCAL)).check(&[], "DurableFunctionsHub", "local");
+        assert_eq!(case.load(&[]).0.unwrap().host.partition_count, Some(7));
+    }
+
+    #[test]
+    fn the_environment_beats_local_settings() {
+        let case = Case::new(Some(HOST), Some(LOCAL)).variable("AzureWebJobsStorage", "env");
+        case.check(&[], "FromHost", "env");
+        case.check(&["--connection-string-setting", "Other"], "FromHost", "other");
+        case.check(&["--connection-string", "flag"], "FromHost", "flag");
+    }
+
+    #[test]
+    fn the_connection_name_of_host_json_is_followed() {
+        for host in [
+            r#"{"durableTask": {"azureStorageConnectionStringName": "Other"}}"#,
+            r#"{"version": "2.0", "extensions": {"durableTask": {"storageProvider": {"connectionName": "Other"}}}}"#,
+            r#"{"version": "2.0", "extensions": {"durableTask": {"storageProvider": {"connectionStringName": "Other"}}}}"#,
+        ] {
+            Case::new(Some(host), Some(LOCAL)).check(&[], "DurableFunctionsHub", "other");
+        }
+    }
+
+    #[test]
+    fn connection_names_are_found_under_their_prefixes() {
+        let case = Case::new(Some("{}"), None)
+            .variable("AzureWebJobsMain", "prefixed")
+            .variable("ConnectionStrings__Second", "section");
+        case.check(&["--connection-string-setting", "Main"], "DurableFunctionsHub", "prefixed");
+        case.check(&["--connection-string-setting", "Second"], "DurableFunctionsHub", "section");
+    }
+
+    #[test]
+    fn hub_names_may_name_a_setting() {
+        let host = r#"{"durableTask": {"hubName": "%HUB%"}}"#;
+        Case::new(Some(host), Some(LOCAL)).check(&[], "FromSetting", "local");
+        Case::new(Some(host), None).variable("AzureWebJobsStorage", "env").check_error(&[], "setting=`HUB`");
+    }
+
+    #[test]
+    fn both_explicit_flags_work_in_any_directory_without_a_warning() {
+        let case = Case::new(None, None);
+        let (config, err) = case.load(&["--task-hub-name", "Hub", "--connection-string", "x"]);
+        assert!(config.is_ok());
+        assert_eq!(err, "");
+        let (_, err) = case.load(&["--connection-string", "x"]);
+        assert!(
+            err.contains("No host.json in") && err.contains("Using task hub 'DurableFunctionsHub'."),
+            "{err}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_work_is_an_error() {
+        Case::new(Some("{}"), None).check_error(&[], "No storage connection string found.");
+        Case::new(Some("{"), Some(LOCAL)).check_error(&[], "host.json");
+        Case::new(Some("[]"), Some(LOCAL)).check_error(&[], "host.json");
+        Case::new(Some("{}"), Some("{")).check_error(&[], "local.settings.json");
+        Case::new(Some("{}"), Some(LOCAL)).check_error(&["--task-hub-name", "my-hub"], "my-hub");
+        for backend in ["Netherite", "mssql"] {
+            let host = format!(r#"{{"durableTask": {{"storageProvider": {{"type": "{backend}"}}}}}}"#);
+            Case::new(Some(&host), Some(LOCAL)).check_error(&[], backend);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The command line of a Durable Task hub: `func durable` and more, a worker, a demonstration.
+//!
+//! [`run`] is the whole program but for the process: it takes parsed arguments ([`args::Cli`]), what the
+//! commands see of the process ([`Environment`]) and where they write ([`Console`]), and returns the
+//! [`Exit`]. `wire` is the only place that puts a backend, a client and a worker together.
+
+pub mod args;
+mod commands;
+mod config;
+mod console;
+mod hub_view;
+mod logging;
+mod payload;
+mod table;
+mod wire;
+
+pub use config::{Environment, Lookup};
+pub use console::Console;
+
+use anyhow::Result;
+use args::{Cli, Command, HubCommand};
+
+/// How a command ended, if it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what it was asked to.
+    Done,
+    /// `wait`: the instance finished, but did not complete.
+    NotCompleted,
+    /// `wait`: the instance has not finished in time.
+    TimedOut,
+}
+
+impl Exit {
+    /// The exit code of the process. 1 is a failed command, 2 are wrong arguments.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::NotCompleted => 3,
+            Self::TimedOut => 4,
+        }
+    }
+}
+
+/// Starts logging to standard error: warnings, more with `verbose`, or what `RUST_LOG` says.
+pub fn start_logging(verbose: u8) {
+    logging::start(verbose);
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// The command failed; the chain of causes is for the user.
+pub async fn run(cli: Cli, environment: &Environment, console: &mut Console) -> Result<Exit> {
+    match cli.command {
+        Command::Hub(HubCommand::Show) => hub_view::run(&cli.common, environment, console).await,
+        command => wire::session(&cli.common, &command, environment, console)?.run(command).await,
+    }
+}

@@ -1,0 +1,132 @@
+//! Puts account, hub, client and worker together: the only place that knows all of them.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use taskhub_azure_storage::message::MessageEncoding;
+use taskhub_azure_storage::{AzureStorageClient, AzureStorageSettings, Hub};
+use taskhub_client::TaskHubClient;
+use taskhub_core::{
+    Clock, IdSource, OrchestrationServiceClient, RandomIds, SystemClock, TaskHubName, WorkerId,
+};
+use taskhub_storage::StorageAccount;
+use taskhub_storage::azure::{AzureOptions, AzureStore};
+use taskhub_storage::connection::ConnectionSettings;
+
+use crate::args::{Command, CommonArgs, ConnectionString, HubCommand};
+use crate::commands::Session;
+use crate::config::{Environment, HostJson, HubConfig};
+use crate::console::Console;
+
+/// What a command line that needs only a client works with.
+pub(crate) fn session<'a>(
+    common: &CommonArgs,
+    command: &Command,
+    environment: &Environment,
+    console: &'a mut Console,
+) -> Result<Session<'a>> {
+    let config = HubConfig::load(common, environment, console)?;
+    let create = match command {
+        Command::CreateTaskHub(args) | Command::Hub(HubCommand::Create(args)) => {
+            // Stricter for new hubs than for existing ones: the documented rule, not the lenient one.
+            TaskHubName::new(config.hub.as_str())?;
+            args.partition_count
+        }
+        _ => None,
+    };
+    let hub = hub(&config, create, worker_id())?;
+    Ok(Session { client: client(&hub), hub: config.hub, directory: environment.directory.clone(), console })
+}
+
+/// The services of an account.
+pub(crate) fn account(connection: &ConnectionString) -> Result<StorageAccount> {
+    let settings = ConnectionSettings::parse(&connection.0)?;
+    AzureStore::connect(&settings, &AzureOptions::default()).context("could not set up the storage client")
+}
+
+/// A hub as configured. A partition count from the command line beats that of host.json.
+pub(crate) fn hub(config: &HubConfig, partition_count: Option<u32>, worker_id: WorkerId) -> Result<Hub> {
+    let mut settings = settings(&config.host, config.hub.clone(), worker_id);
+    settings.partition_count = partition_count.or(config.host.partition_count);
+    hub_in(account(&config.connection)?, settings)
+}
+
+/// A hub in an account, with this machine's clock and random ids.
+pub(crate) fn hub_in(account: StorageAccount, settings: AzureStorageSettings) -> Result<Hub> {
+    let (clock, ids): (Arc<dyn Clock>, Arc<dyn IdSource>) = (Arc::new(SystemClock), Arc::new(RandomIds));
+    Ok(Hub::new(settings, account, clock, ids)?)
+}
+
+/// A client of a hub.
+pub(crate) fn client(hub: &Hub) -> TaskHubClient {
+    let backend: Arc<dyn OrchestrationServiceClient> = Arc::new(AzureStorageClient::new(hub.clone()));
+    TaskHubClient::new(backend)
+}
+
+fn settings(host: &HostJson, hub: TaskHubName, worker_id: WorkerId) -> AzureStorageSettings {
+    let mut settings = AzureStorageSettings::new(hub, worker_id);
+    if let Some(size) = host.control_queue_batch_size {
+        settings.control_queue_batch_size = size;
+    }
+    if let Some(threshold) = host.control_queue_buffer_threshold {
+        settings.control_queue_buffer_threshold = threshold as usize;
+    }
+    if let Some(timeout) = host.control_queue_visibility_timeout {
+        settings.control_queue_visibility_timeout = timeout;
+    }
+    if let Some(timeout) = host.work_item_queue_visibility_timeout {
+        settings.work_item_queue_visibility_timeout = timeout;
+    }
+    if let Some(interval) = host.max_queue_polling_interval {
+        settings.max_queue_polling_interval = interval;
+    }
+    if host.base64_messages == Some(true) {
+        settings.queue_client_message_encoding = MessageEncoding::Base64;
+    }
+    if let Some(on) = host.extended_sessions_enabled {
+        settings.extended_sessions_enabled = on;
+    }
+    if let Some(timeout) = host.extended_session_idle_timeout {
+        settings.extended_session_idle_timeout = timeout;
+    }
+    if let Some(on) = host.use_app_lease {
+        settings.use_app_lease = on;
+    }
+    settings
+}
+
+/// `{host}-{process}-{8 hex digits}`.
+///
+/// Differs: DTFx takes the machine name alone, so that two workers of one machine believe to own the same
+/// partitions.
+pub(crate) fn worker_id() -> WorkerId {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("COMPUTERNAME").ok())
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .unwrap_or_default();
+    let host: String = host.trim().chars().filter(|c| !c.is_control()).take(60).collect();
+    let host = if host.is_empty() { "worker" } else { &host };
+    let chance = &RandomIds.guid().simple().to_string()[..8];
+    WorkerId::new(format!("{host}-{}-{chance}", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worker_ids_differ_within_one_process() {
+        let (a, b) = (worker_id(), worker_id());
+        assert_ne!(a, b);
+        assert!(a.as_str().contains(&format!("-{}-", std::process::id())), "{a}");
+    }
+
+    #[test]
+    fn bad_connection_strings_are_errors_without_their_text() {
+        for text in ["nonsense-c2VjcmV0", "AccountName=a;AccountKey=!c2VjcmV0!", ""] {
+            let error = format!("{:#}", account(&ConnectionString(text.into())).unwrap_err());
+            assert!(!error.contains("c2VjcmV0"), "{error}");
+        }
+    }
+}
