@@ -12,8 +12,9 @@ use crate::queue::backoff::PollingBackoff;
 use crate::queue::held::sort_received;
 use crate::service::Shared;
 
-/// Wait while too many messages are held. Source: Azure/durabletask, `ControlQueue` (1 s).
-const BUFFER_FULL_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait while too many messages are held, or the lease has run out.
+/// Source: Azure/durabletask, `ControlQueue` (1 s).
+const PAUSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One owned control queue.
 #[derive(Debug, Clone)]
@@ -55,10 +56,9 @@ impl ControlQueue {
             let rung = self.bell.notified();
             let mut wait = Duration::ZERO;
             let lease_until = Timestamp::from_ticks(self.lease_until.load(Ordering::Relaxed));
-            if shared.hub.clock.now() >= lease_until {
-                wait = BUFFER_FULL_INTERVAL;
-            } else if shared.sessions.held_count() >= settings.control_queue_buffer_threshold {
-                wait = BUFFER_FULL_INTERVAL;
+            let expired = shared.hub.clock.now() >= lease_until;
+            if expired || shared.sessions.held_count() >= settings.control_queue_buffer_threshold {
+                wait = PAUSE_INTERVAL;
             } else {
                 let visibility = settings.control_queue_visibility_timeout;
                 match shared.receiver.receive(&queue, settings.control_queue_batch_size, visibility).await {

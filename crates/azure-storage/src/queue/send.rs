@@ -69,10 +69,10 @@ impl MessageSender {
         work_items: &WorkItemQueue,
     ) -> Result<(), ServiceError> {
         let queue = self.hub.names.work_item_queue();
-        if work_items.wants_local() {
+        if let Some(reserved) = work_items.reserve() {
             let visibility = self.hub.settings.work_item_queue_visibility_timeout;
             let sent = self.put(&queue, message, sender, visibility).await?;
-            work_items.hand_over(HeldMessage::put(&queue, sent.put, sent.text, sent.data));
+            reserved.hand_over(HeldMessage::put(&queue, sent.put, sent.text, sent.data));
         } else {
             self.put(&queue, message, sender, std::time::Duration::ZERO).await?;
             work_items.bell.notify_one();

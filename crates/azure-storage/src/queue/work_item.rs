@@ -33,6 +33,7 @@ pub(crate) struct WorkItemQueue {
 struct State {
     last_token: u64,
     local: VecDeque<Arc<HeldMessage>>,
+    promised: usize,
     locked: HashMap<LockToken, Arc<HeldMessage>>,
 }
 
@@ -55,16 +56,15 @@ impl WorkItemQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a dispatcher of this process waits for a request that nobody has handed to it yet.
-    pub(crate) fn wants_local(&self) -> bool {
-        self.hub.settings.hand_off_local_activities
-            && self.waiting.load(Ordering::Relaxed) > self.state().local.len()
-    }
-
-    /// Hands over a request that this process has just put hidden, without anybody receiving it.
-    pub(crate) fn hand_over(&self, message: HeldMessage) {
-        self.state().local.push_back(Arc::new(message));
-        self.bell.notify_one();
+    /// A dispatcher of this process that waits for a request and has not been promised one; none unless
+    /// the settings ask for that.
+    pub(crate) fn reserve(&self) -> Option<Reservation<'_>> {
+        let mut state = self.state();
+        let free = self.waiting.load(Ordering::Relaxed) > state.local.len() + state.promised;
+        (self.hub.settings.hand_off_local_activities && free).then(|| {
+            state.promised += 1;
+            Reservation(self)
+        })
     }
 
     /// The next request, or `None` after `timeout` or when receiving has stopped.
@@ -172,5 +172,22 @@ impl WorkItemQueue {
                 "cannot make an activity request visible again; it reappears when its visibility timeout ends"
             );
         }
+    }
+}
+
+/// A waiting dispatcher that will get the next request this process puts. Dropped unused, it gets none.
+pub(crate) struct Reservation<'a>(&'a WorkItemQueue);
+
+impl Reservation<'_> {
+    /// Hands over a request that this process has just put hidden, without anybody receiving it.
+    pub(crate) fn hand_over(self, message: HeldMessage) {
+        self.0.state().local.push_back(Arc::new(message));
+        self.0.bell.notify_one();
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.0.state().promised -= 1;
     }
 }

@@ -39,8 +39,8 @@ pub(crate) fn is_out_of_order(
         }
         _ => return false,
     };
-    let without_history = history.started.is_none();
-    !known && !(without_history && dequeue_count > MAX_OUT_OF_ORDER_DEQUEUE_COUNT)
+    let given_up = history.started.is_none() && dequeue_count > MAX_OUT_OF_ORDER_DEQUEUE_COUNT;
+    !known && !given_up
 }
 
 /// What becomes of a batch of messages for an instance.

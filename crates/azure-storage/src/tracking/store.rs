@@ -4,7 +4,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use taskhub_core::{
     EpisodeCommit, ErrorKind, EventKind, ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage,
     InstanceQuery, OrchestrationInstance, OrchestrationState, OrchestrationStatus, PurgeResult, ServiceError,
-    TaskMessage,
+    TaskMessage, Timestamp,
 };
 use taskhub_storage as storage;
 use taskhub_storage::{Condition, ETag, Entity, TableOperation, TableQuery, quote_filter_text};
@@ -250,6 +250,13 @@ impl TrackingStore {
             None => TableOperation::Insert(row),
         });
         let table = self.hub.names.history_table();
+        let written: Vec<Entity> = batch
+            .iter()
+            .filter_map(|operation| match operation {
+                TableOperation::InsertOrReplace(row) => Some(row.clone()),
+                _ => None,
+            })
+            .collect();
         match self.hub.account.tables.transaction(&table, batch).await {
             Ok(etags) => etags.into_iter().next_back().flatten().ok_or_else(|| {
                 self.hub.unreadable("the history was written but its version is unknown", "no ETag answered")
@@ -257,14 +264,12 @@ impl TrackingStore {
             Err(e)
                 if matches!(e.kind(), storage::ErrorKind::Conflict | storage::ErrorKind::AlreadyExists) =>
             {
-                // The answer to an earlier attempt may have been lost: then the sentinel is the one we wrote.
-                let stored = self.sentinel(&instance.instance_id).await?;
-                let ours = stored.filter(|s| {
-                    completed_at.is_some()
-                        && s.checkpoint_completed_at == completed_at
-                        && s.execution_id == *execution_id
-                });
-                ours.and_then(|s| s.etag).ok_or_else(|| {
+                // The answer to an earlier attempt may have been lost: then what is stored is what we wrote.
+                let ours = match completed_at {
+                    Some(at) => self.stored_as_written(instance, execution_id, at, &written).await?,
+                    None => None,
+                };
+                ours.ok_or_else(|| {
                     ServiceError::with_source(
                         ErrorKind::SessionAborted,
                         format!(
@@ -281,6 +286,37 @@ impl TrackingStore {
                 Err(self.hub.failed(what, e))
             }
         }
+    }
+
+    /// Version of the sentinel, if it and the rows before it are those of a checkpoint of ours.
+    async fn stored_as_written(
+        &self,
+        instance: &OrchestrationInstance,
+        execution_id: &ExecutionId,
+        completed_at: Timestamp,
+        written: &[Entity],
+    ) -> Result<Option<ETag>, ServiceError> {
+        let (Some(first), Some(last)) = (written.first(), written.last()) else { return Ok(None) };
+        let stored = self
+            .sentinel(&instance.instance_id)
+            .await?
+            .filter(|s| s.checkpoint_completed_at == Some(completed_at) && s.execution_id == *execution_id);
+        let Some(stored) = stored else { return Ok(None) };
+        let query = TableQuery {
+            filter: Some(format!(
+                "{} and RowKey ge '{}' and RowKey le '{}'",
+                instance_row::filter_by_id(&instance.instance_id),
+                first.row_key,
+                last.row_key
+            )),
+            ..TableQuery::default()
+        };
+        let page = self.hub.account.tables.query(&self.hub.names.history_table(), &query).await;
+        let page = page.map_err(|e| {
+            self.hub.failed(format!("cannot read the history. instance=`{}`", instance.instance_id), e)
+        })?;
+        let same = page.entities.iter().map(|row| &row.columns).eq(written.iter().map(|row| &row.columns));
+        Ok(stored.etag.filter(|_| same))
     }
 
     async fn sentinel(&self, instance_id: &InstanceId) -> Result<Option<Sentinel>, ServiceError> {
