@@ -1,4 +1,5 @@
 //! The backend against the embedded store in virtual time, driven through the worker's trait by hand.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admission;
 mod bad_input;
