@@ -1,1 +1,73 @@
-//! (placeholder)
+//! A worker of a task hub: runs orchestrations and activities.
+//!
+//! Register functions at [`Worker::builder`], then [`Worker::run`] receives work from a backend, any
+//! [`OrchestrationService`], until it is told to stop:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use taskhub_worker::*;
+//!
+//! async fn greet_all(ctx: OrchestrationContext, names: Vec<String>) -> Result<String, OrchestratorError> {
+//!     let calls: Vec<Task<String>> = names.iter().map(|name| ctx.call_activity("Greet", name)).collect();
+//!     let mut greetings = Vec::new();
+//!     for greeting in join_all(calls).await {
+//!         greetings.push(greeting?);
+//!     }
+//!     Ok(greetings.join(" "))
+//! }
+//!
+//! async fn greet(_: ActivityContext, name: String) -> Result<String, ActivityError> {
+//!     Ok(format!("Hello {name}!"))
+//! }
+//!
+//! fn worker(service: Arc<dyn OrchestrationService>) -> Result<Worker, DuplicateRegistration> {
+//!     Worker::builder(service).orchestration("GreetAll", greet_all).activity("Greet", greet).build()
+//! }
+//! ```
+//!
+//! - Orchestrators are deterministic: they await only what their [`OrchestrationContext`] gives them, and
+//!   are replayed from the start in every episode. Activities do the work; they run at least once.
+//! - [`ActivityDefinition`] and [`OrchestrationDefinition`] name a function and its types once, for
+//!   registration and calls.
+//! - [`samples`] is a set of small functions, one per feature.
+//! - A worker can also run functions of another process, through [`OrchestrationExecutor`] and
+//!   [`ActivityExecutor`].
+//!
+//! Whatever a worker cannot handle (a function that is not registered, a backend that fails, a history
+//! that cannot be read) is given back and comes again; nothing is lost and no instance is failed for it.
+
+mod activity;
+mod backoff;
+mod context;
+mod dispatcher;
+mod executor;
+mod lifecycle;
+mod orchestration;
+mod registry;
+pub mod samples;
+mod settings;
+mod worker;
+
+pub use context::ActivityContext;
+pub use executor::{
+    ActivityExecutor, ActivityOutcome, ActivityRequest, ExecutorError, OrchestrationExecutor,
+    OrchestrationSession,
+};
+pub use lifecycle::{WorkerHandle, WorkerState};
+pub use registry::{ActivityError, DuplicateRegistration};
+pub use settings::{ErrorPropagationMode, WorkerSettings};
+pub use worker::{Worker, WorkerBuilder};
+
+pub use taskhub_core::{
+    Clock, ErrorKind, ExecutionId, FailureDetails, IdSource, InstanceId, OrchestrationInstance,
+    OrchestrationService, ServiceError, Tags, Timestamp,
+};
+#[doc(no_inline)]
+pub use taskhub_replay::{
+    ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EpisodeError,
+    EpisodeResult, ErrorMode, EventBehaviour, EventWait, OrchestrationContext, OrchestrationDefinition,
+    Orchestrator, OrchestratorError, OrchestratorFuture, PayloadError, ReplaySettings, RetryPolicy,
+    SessionAborted, SubOrchestrationIds, SubOrchestrationOptions, Task, TaskFailure, TaskKind, Timer, Turn,
+    VersionFailure, VersionMatch, VersioningSettings, join, join_all, log, orchestrator, race,
+    raw_orchestrator, select,
+};

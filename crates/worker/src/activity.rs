@@ -1,0 +1,149 @@
+//! The activity dispatcher: request -> user code -> response.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use taskhub_core::{
+    ActivityWorkItem, Clock, EventKind, HistoryEvent, LockToken, OrchestrationService, ServiceError,
+    TaskMessage,
+};
+use tracing::{debug, error, warn};
+
+use crate::dispatcher::{Processed, WorkKind, renewing};
+use crate::executor::{ActivityExecutor, ActivityOutcome, ActivityRequest, ExecutorError};
+use crate::lifecycle::Lifecycle;
+use crate::registry::panic_message;
+
+pub(crate) struct ActivityWork {
+    pub(crate) service: Arc<dyn OrchestrationService>,
+    pub(crate) executor: Arc<dyn ActivityExecutor>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) life: Lifecycle,
+}
+
+#[async_trait]
+impl WorkKind for ActivityWork {
+    type Item = ActivityWorkItem;
+
+    fn name(&self) -> &'static str {
+        "activity"
+    }
+
+    async fn fetch(&self, timeout: Duration) -> Result<Option<ActivityWorkItem>, ServiceError> {
+        self.service.lock_next_activity(timeout).await
+    }
+
+    async fn process(&self, item: ActivityWorkItem) -> Processed {
+        let token = item.token;
+        match self.run(item).await {
+            Some(response) => self.complete(token, response).await,
+            None => {
+                self.abandon(token).await;
+                Processed::Ok
+            }
+        }
+    }
+
+    async fn put_back(&self, item: ActivityWorkItem) {
+        self.abandon(item.token).await;
+    }
+}
+
+impl ActivityWork {
+    /// The response, or `None` when the request has to go back: it is malformed, the activity is not
+    /// registered here, or the worker stops.
+    ///
+    /// A request that nobody can run comes back with growing delays for ever; the orchestration is not
+    /// failed, because a worker that can may appear.
+    ///
+    /// Differs: DTFx also stops receiving for 10 s after a missing activity. The backend's delay for that
+    /// one message is enough, other instances need not wait.
+    async fn run(&self, item: ActivityWorkItem) -> Option<TaskMessage> {
+        let ActivityWorkItem { token, message, mut locked_until, attempt } = item;
+        let target = message.target.clone();
+        let Some(request) = self.request(message, attempt) else {
+            error!(instance = %target.instance_id, attempt, "not an activity request, left in the queue");
+            return None;
+        };
+        let (name, task_id) = (request.name.clone(), request.task_id);
+        debug!(instance = %target.instance_id, activity = name, task_id, attempt, "activity begins");
+
+        let work = AssertUnwindSafe(self.executor.execute(request)).catch_unwind();
+        let renew = || self.service.renew_activity(token);
+        let result = tokio::select! {
+            biased;
+            result = renewing(self.clock.as_ref(), &mut locked_until, renew, work) => result,
+            () = self.life.give_up.cancelled() => {
+                warn!(instance = %target.instance_id, activity = name, task_id, "activity did not end before the shutdown");
+                return None;
+            }
+        };
+        let result = result
+            .unwrap_or_else(|panic| Err(ExecutorError::Aborted { reason: panic_message(panic.as_ref()) }));
+        match result {
+            Ok(outcome) => {
+                let event = HistoryEvent::message(self.clock.now(), response(task_id, outcome));
+                debug!(instance = %target.instance_id, activity = name, task_id, result = event.name(), "activity ended");
+                Some(TaskMessage::new(event, target))
+            }
+            Err(error) => {
+                warn!(instance = %target.instance_id, task_id, attempt, %error, "activity given back");
+                None
+            }
+        }
+    }
+
+    fn request(&self, message: TaskMessage, attempt: u32) -> Option<ActivityRequest> {
+        let TaskMessage { event, target, execution_context, .. } = message;
+        let EventKind::TaskScheduled { name: Some(name), version, input, parent_trace_context, tags } =
+            event.kind
+        else {
+            return None;
+        };
+        if target.instance_id.is_empty() {
+            return None;
+        }
+        Some(ActivityRequest {
+            instance: target,
+            task_id: event.event_id,
+            name,
+            version,
+            input,
+            tags,
+            orchestration_tags: execution_context,
+            trace_context: parent_trace_context,
+            attempt,
+            cancellation: self.life.stopping.child_token(),
+        })
+    }
+
+    async fn complete(&self, token: LockToken, response: TaskMessage) -> Processed {
+        let instance = response.target.instance_id.clone();
+        match self.service.complete_activity(token, response).await {
+            Ok(()) => Processed::Ok,
+            Err(error) => {
+                warn!(%instance, error = error.chain(), "cannot send an activity's response, it will run again");
+                self.abandon(token).await;
+                Processed::ServiceFailed
+            }
+        }
+    }
+
+    async fn abandon(&self, token: LockToken) {
+        if let Err(error) = self.service.abandon_activity(token).await {
+            warn!(error = error.chain(), "cannot give an activity back, it returns when its lock ends");
+        }
+    }
+}
+
+fn response(task_scheduled_id: i32, outcome: ActivityOutcome) -> EventKind {
+    match outcome {
+        ActivityOutcome::Completed(result) => EventKind::TaskCompleted { task_scheduled_id, result },
+        ActivityOutcome::Failed { reason, details, failure_details } => {
+            EventKind::TaskFailed { task_scheduled_id, reason, details, failure_details }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What is left of a shutdown's time after running work was told to give up: enough to put its messages
+/// back.
+pub(crate) const ABANDON_GRACE: Duration = Duration::from_secs(2);
+
+/// Where a worker is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WorkerState {
+    /// Built, not running yet or still creating what the hub lacks.
+    Starting,
+    /// Receiving work.
+    Running,
+    /// Finishing what it has begun.
+    Stopping,
+    /// Done; nothing of it runs any more.
+    Stopped,
+}
+
+/// Watches and stops a running worker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct WorkerHandle {
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) state: watch::Receiver<WorkerState>,
+}
+
+impl WorkerHandle {
+    /// Asks the worker to stop: no more receiving, running work is finished. Returns at once.
+    pub fn shutdown(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Where the worker is now.
+    pub fn state(&self) -> WorkerState {
+        *self.state.borrow()
+    }
+
+    /// Waits until the worker is in `state` or past it. A worker dropped without having run counts as
+    /// stopped.
+    pub async fn reached(&self, state: WorkerState) {
+        // An error means that the worker is gone, which is past every state.
+        let _ = self.state.clone().wait_for(|now| *now >= state).await;
+    }
+}
+
+/// The three moments of a shutdown, seen by everything that runs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lifecycle {
+    /// No more receiving.
+    pub(crate) stopping: CancellationToken,
+    /// Running work gives up and puts its messages back.
+    pub(crate) give_up: CancellationToken,
+    /// The backend has stopped: nothing can be received, even by a receive that still waits.
+    pub(crate) service_stopped: CancellationToken,
+}

@@ -1,0 +1,333 @@
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use taskhub_core::{Clock, IdSource, OrchestrationService, RandomIds, ServiceError, SystemClock};
+use taskhub_replay::{
+    ActivityDefinition, OrchestrationContext, OrchestrationDefinition, Orchestrator, OrchestratorError,
+    ReplaySettings,
+};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::activity::ActivityWork;
+use crate::context::ActivityContext;
+use crate::dispatcher::dispatch;
+use crate::executor::{ActivityExecutor, OrchestrationExecutor};
+use crate::lifecycle::{ABANDON_GRACE, Lifecycle, WorkerHandle, WorkerState};
+use crate::orchestration::OrchestrationWork;
+use crate::registry::{ActivityError, DuplicateRegistration, LocalActivities, LocalOrchestrations, Registry};
+use crate::settings::WorkerSettings;
+
+/// Receives the work of a task hub and runs it: with the functions registered at its builder, or with
+/// executors of your own.
+///
+/// A worker runs once. It is stopped by the token given to [`Worker::run`] or by its handle.
+pub struct Worker {
+    service: Arc<dyn OrchestrationService>,
+    orchestrations: Arc<dyn OrchestrationExecutor>,
+    activities: Arc<dyn ActivityExecutor>,
+    settings: WorkerSettings,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    shutdown: CancellationToken,
+    state: watch::Sender<WorkerState>,
+}
+
+impl Worker {
+    /// Begins a worker for this hub.
+    pub fn builder(service: Arc<dyn OrchestrationService>) -> WorkerBuilder {
+        WorkerBuilder {
+            service,
+            registry: Registry::default(),
+            orchestrations: None,
+            activities: None,
+            settings: WorkerSettings::default(),
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+        }
+    }
+
+    /// Watches and stops this worker, from now until after it has stopped.
+    pub fn handle(&self) -> WorkerHandle {
+        WorkerHandle { shutdown: self.shutdown.clone(), state: self.state.subscribe() }
+    }
+
+    /// Starts the backend and works until `shutdown` (or the handle) says stop. Then nothing more is
+    /// received; running work has `drain_timeout` to finish, after which it is given back.
+    ///
+    /// # Errors
+    /// The backend could not be started or not be stopped in order. All tasks have ended in any case.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServiceError> {
+        self.service.start().await?;
+        let life = Lifecycle::default();
+        let mut dispatchers = self.dispatchers(&life);
+        self.state.send_replace(WorkerState::Running);
+        info!("worker started");
+
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.shutdown.cancelled() => {}
+        }
+        info!("worker stopping");
+        self.state.send_replace(WorkerState::Stopping);
+        life.stopping.cancel();
+
+        let drain_timeout = self.settings.drain_timeout;
+        let stop = async {
+            let stopped = self.service.stop(drain_timeout + ABANDON_GRACE).await;
+            life.service_stopped.cancel();
+            stopped
+        };
+        let finish = async {
+            let joined = async {
+                while let Some(result) = dispatchers.join_next().await {
+                    if let Err(error) = result {
+                        warn!(%error, "a dispatcher ended early");
+                    }
+                }
+            };
+            tokio::pin!(joined);
+            if tokio::time::timeout(drain_timeout, &mut joined).await.is_err() {
+                life.give_up.cancel();
+                joined.await;
+            }
+        };
+        let (stopped, ()) = tokio::join!(stop, finish);
+        self.state.send_replace(WorkerState::Stopped);
+        info!("worker stopped");
+        stopped
+    }
+
+    fn dispatchers(&self, life: &Lifecycle) -> JoinSet<()> {
+        let orchestrations = OrchestrationWork::new(
+            self.service.clone(),
+            self.orchestrations.clone(),
+            &self.settings,
+            self.clock.clone(),
+            self.ids.clone(),
+            life.clone(),
+        );
+        let activities = ActivityWork {
+            service: self.service.clone(),
+            executor: self.activities.clone(),
+            clock: self.clock.clone(),
+            life: life.clone(),
+        };
+        let mut dispatchers = JoinSet::new();
+        let limit = self.settings.max_concurrent_task_orchestration_work_items;
+        dispatchers.spawn(dispatch(Arc::new(orchestrations), limit, life.clone()));
+        let limit = self.settings.max_concurrent_task_activity_work_items;
+        dispatchers.spawn(dispatch(Arc::new(activities), limit, life.clone()));
+        dispatchers
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("orchestrations", &self.orchestrations)
+            .field("activities", &self.activities)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Collects the functions and settings of a [`Worker`].
+pub struct WorkerBuilder {
+    service: Arc<dyn OrchestrationService>,
+    registry: Registry,
+    orchestrations: Option<Arc<dyn OrchestrationExecutor>>,
+    activities: Option<Arc<dyn ActivityExecutor>>,
+    settings: WorkerSettings,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+}
+
+impl WorkerBuilder {
+    /// Registers an orchestrator without version: `async fn(OrchestrationContext, Input) -> Result<Output, E>`.
+    ///
+    /// An input that is not of type `Input` fails the orchestration; an absent one reads as JSON `null`.
+    #[must_use]
+    pub fn orchestration<I, O, E, F, R>(self, name: &str, orchestrator: F) -> Self
+    where
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + Send + 'static,
+        E: Into<OrchestratorError> + 'static,
+        F: Fn(OrchestrationContext, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        self.orchestration_version(name, "", orchestrator)
+    }
+
+    /// Registers one version of an orchestrator. An instance started with that version runs this one and
+    /// no other.
+    #[must_use]
+    pub fn orchestration_version<I, O, E, F, R>(self, name: &str, version: &str, orchestrator: F) -> Self
+    where
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + Send + 'static,
+        E: Into<OrchestratorError> + 'static,
+        F: Fn(OrchestrationContext, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        let orchestrator = taskhub_replay::orchestrator(move |context: OrchestrationContext, input: I| {
+            let running = orchestrator(context, input);
+            async move { running.await.map_err(Into::into) }
+        });
+        self.orchestrator(name, version, orchestrator)
+    }
+
+    /// Registers an orchestrator under the name, version and types of its definition.
+    #[must_use]
+    pub fn typed_orchestration<D, E, F, R>(self, _definition: D, orchestrator: F) -> Self
+    where
+        D: OrchestrationDefinition,
+        D::Input: Send + 'static,
+        D::Output: Send + 'static,
+        E: Into<OrchestratorError> + 'static,
+        F: Fn(OrchestrationContext, D::Input) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<D::Output, E>> + Send + 'static,
+    {
+        self.orchestration_version(D::NAME, D::VERSION, orchestrator)
+    }
+
+    /// Registers any implementation of [`Orchestrator`].
+    #[must_use]
+    pub fn orchestrator(
+        mut self,
+        name: &str,
+        version: &str,
+        orchestrator: impl Orchestrator + 'static,
+    ) -> Self {
+        self.registry.add_orchestration(name, version, (Arc::new(orchestrator), None));
+        self
+    }
+
+    /// Registers an orchestrator that is replayed with settings of its own: one that continues instances
+    /// which another SDK has begun, in a worker whose other orchestrators do not.
+    #[must_use]
+    pub fn orchestrator_with(
+        mut self,
+        name: &str,
+        version: &str,
+        orchestrator: impl Orchestrator + 'static,
+        settings: ReplaySettings,
+    ) -> Self {
+        self.registry.add_orchestration(name, version, (Arc::new(orchestrator), Some(settings)));
+        self
+    }
+
+    /// Registers an activity without version: `async fn(ActivityContext, Input) -> Result<Output, E>`.
+    ///
+    /// The input is the one argument of a JSON array, as .NET writes it, or the bare value; several
+    /// arguments are a tuple. An input of another type, an error and a panic fail the call.
+    #[must_use]
+    pub fn activity<I, O, E, F, R>(self, name: &str, activity: F) -> Self
+    where
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + Send + 'static,
+        E: Into<ActivityError> + 'static,
+        F: Fn(ActivityContext, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        self.activity_version(name, "", activity)
+    }
+
+    /// Registers one version of an activity.
+    #[must_use]
+    pub fn activity_version<I, O, E, F, R>(mut self, name: &str, version: &str, activity: F) -> Self
+    where
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + Send + 'static,
+        E: Into<ActivityError> + 'static,
+        F: Fn(ActivityContext, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        self.registry.add_activity(name, version, activity);
+        self
+    }
+
+    /// Registers an activity under the name, version and types of its definition.
+    #[must_use]
+    pub fn typed_activity<D, E, F, R>(self, _definition: D, activity: F) -> Self
+    where
+        D: ActivityDefinition,
+        D::Input: Send + 'static,
+        D::Output: Send + 'static,
+        E: Into<ActivityError> + 'static,
+        F: Fn(ActivityContext, D::Input) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<D::Output, E>> + Send + 'static,
+    {
+        self.activity_version(D::NAME, D::VERSION, activity)
+    }
+
+    /// Runs orchestrators elsewhere than in this process; registered ones are then not used.
+    #[must_use]
+    pub fn orchestration_executor(mut self, executor: Arc<dyn OrchestrationExecutor>) -> Self {
+        self.orchestrations = Some(executor);
+        self
+    }
+
+    /// Runs activities elsewhere than in this process; registered ones are then not used.
+    #[must_use]
+    pub fn activity_executor(mut self, executor: Arc<dyn ActivityExecutor>) -> Self {
+        self.activities = Some(executor);
+        self
+    }
+
+    /// Replaces the default settings.
+    #[must_use]
+    pub fn settings(mut self, settings: WorkerSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Replaces the machine's clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Replaces the operating system's random ids.
+    #[must_use]
+    pub fn ids(mut self, ids: Arc<dyn IdSource>) -> Self {
+        self.ids = ids;
+        self
+    }
+
+    /// Finishes the worker; nothing runs yet.
+    ///
+    /// # Errors
+    /// A name and version was registered twice.
+    pub fn build(mut self) -> Result<Worker, DuplicateRegistration> {
+        self.registry.check()?;
+        let registry = Arc::new(self.registry);
+        let orchestrations = self.orchestrations.unwrap_or_else(|| {
+            Arc::new(LocalOrchestrations::new(registry.clone(), self.settings.replay_settings()))
+        });
+        let activities = self.activities.unwrap_or_else(|| {
+            Arc::new(LocalActivities { registry, error_mode: self.settings.error_mode() })
+        });
+        Ok(Worker {
+            service: self.service,
+            orchestrations,
+            activities,
+            settings: self.settings,
+            clock: self.clock,
+            ids: self.ids,
+            shutdown: CancellationToken::new(),
+            state: watch::Sender::new(WorkerState::Starting),
+        })
+    }
+}
+
+impl fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
