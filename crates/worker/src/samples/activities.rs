@@ -8,7 +8,7 @@ use taskhub_replay::ApplicationError;
 
 use super::SampleOptions;
 use super::hold::Holds;
-use crate::{ActivityContext, WorkerBuilder};
+use crate::{ActivityContext, ActivityError, WorkerBuilder};
 
 pub(super) fn register(builder: WorkerBuilder, options: &Arc<SampleOptions>) -> WorkerBuilder {
     let gate = Gate { holds: Arc::new(Holds::new(&options.hold)), options: options.clone() };
@@ -48,8 +48,8 @@ pub(super) fn register(builder: WorkerBuilder, options: &Arc<SampleOptions>) -> 
 /// Most that `Big` makes, in bytes.
 const MAX_BIG: usize = 64 << 20;
 
-fn invalid_operation(message: String) -> ApplicationError {
-    ApplicationError::new("System.InvalidOperationException", message)
+fn invalid_operation(message: String) -> ActivityError {
+    ApplicationError::new("System.InvalidOperationException", message).into()
 }
 
 /// A text without its quotes, nothing for null, anything else as JSON.
@@ -61,12 +61,11 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn number(value: &Value, default: u64) -> Result<u64, ApplicationError> {
-    match value {
-        Value::Null => Ok(default),
-        other => other.as_u64().ok_or_else(|| {
-            ApplicationError::new("System.ArgumentException", "a positive number is expected")
-        }),
+fn number(value: &Value, default: u64) -> Result<u64, ActivityError> {
+    match (value, value.as_u64()) {
+        (Value::Null, _) => Ok(default),
+        (_, Some(number)) => Ok(number),
+        _ => Err(ApplicationError::new("System.ArgumentException", "a positive number is expected").into()),
     }
 }
 
@@ -80,7 +79,7 @@ impl Gate {
     fn activity<F, R>(&self, builder: WorkerBuilder, name: &'static str, body: F) -> WorkerBuilder
     where
         F: Fn(ActivityContext, Value) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<Value, ApplicationError>> + Send + 'static,
+        R: Future<Output = Result<Value, ActivityError>> + Send + 'static,
     {
         let (holds, options, body) = (self.holds.clone(), self.options.clone(), Arc::new(body));
         builder.activity(name, move |context: ActivityContext, input: Value| {

@@ -1,5 +1,7 @@
 //! The dispatchers against a fake backend, in virtual time.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod activities;
 mod fake;
 mod orchestrations;
