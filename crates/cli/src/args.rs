@@ -104,6 +104,10 @@ pub enum Command {
     /// Show, create or delete a task hub
     #[command(subcommand)]
     Hub(HubCommand),
+    /// Run a worker until it is told to stop (Ctrl-C or SIGTERM)
+    Worker(WorkerArgs),
+    /// Show what a task hub does, on the embedded store or on a storage emulator
+    Demo(DemoArgs),
 }
 
 /// Options of `start-new`.
@@ -269,6 +273,31 @@ pub enum HubCommand {
     Create(CreateArgs),
     /// Delete it with everything in it
     Delete(DeleteArgs),
+}
+
+/// Options of `worker`.
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// Register the sample orchestrations and activities
+    #[arg(long)]
+    pub samples: bool,
+    /// Identity in the lease records, unique per process [default: made from host name, process and chance]
+    #[arg(long, value_name = "ID")]
+    pub worker_id: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the type says it")]
+    pub create: CreateArgs,
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Run on a storage emulator (Azurite), started for the demo; needs Node.js
+    #[arg(long, conflicts_with_all = ["connection_string", "connection_string_setting"])]
+    pub azurite: bool,
+    /// With --azurite: leave the emulator running and print its connection string
+    #[arg(long, requires = "azurite")]
+    pub keep: bool,
 }
 
 /// A time, in any ISO 8601 form; UTC without offset.

@@ -8,11 +8,14 @@ pub mod args;
 mod commands;
 mod config;
 mod console;
+mod demo;
 mod hub_view;
 mod logging;
 mod payload;
+mod shutdown;
 mod table;
 mod wire;
+mod worker;
 
 pub use config::{Environment, Lookup};
 pub use console::Console;
@@ -53,6 +56,8 @@ pub fn start_logging(verbose: u8) {
 /// The command failed; the chain of causes is for the user.
 pub async fn run(cli: Cli, environment: &Environment, console: &mut Console) -> Result<Exit> {
     match cli.command {
+        Command::Demo(args) => demo::run(&cli.common, args, environment, console).await,
+        Command::Worker(args) => worker::run(&cli.common, args, environment, console).await,
         Command::Hub(HubCommand::Show) => hub_view::run(&cli.common, environment, console).await,
         command => wire::session(&cli.common, &command, environment, console)?.run(command).await,
     }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use taskhub_azure_storage::message::MessageEncoding;
-use taskhub_azure_storage::{AzureStorageClient, AzureStorageSettings, Hub};
+use taskhub_azure_storage::{AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub};
 use taskhub_client::TaskHubClient;
 use taskhub_core::{
-    Clock, IdSource, OrchestrationServiceClient, RandomIds, SystemClock, TaskHubName, WorkerId,
+    Clock, IdSource, OrchestrationService, OrchestrationServiceClient, RandomIds, SystemClock, TaskHubName,
+    WorkerId,
 };
 use taskhub_storage::StorageAccount;
 use taskhub_storage::azure::{AzureOptions, AzureStore};
 use taskhub_storage::connection::ConnectionSettings;
 
-use crate::args::{Command, CommonArgs, ConnectionString, HubCommand};
+use crate::args::{Command, CommonArgs, ConnectionString, CreateArgs, HubCommand};
 use crate::commands::Session;
 use crate::config::{Environment, HostJson, HubConfig};
 use crate::console::Console;
@@ -61,6 +62,16 @@ pub(crate) fn hub_in(account: StorageAccount, settings: AzureStorageSettings) ->
 pub(crate) fn client(hub: &Hub) -> TaskHubClient {
     let backend: Arc<dyn OrchestrationServiceClient> = Arc::new(AzureStorageClient::new(hub.clone()));
     TaskHubClient::new(backend)
+}
+
+/// The backend of a worker of a hub.
+pub(crate) fn service(hub: &Hub) -> Arc<dyn OrchestrationService> {
+    Arc::new(AzureStorageService::new(hub.clone()))
+}
+
+/// Whether the command line names the partition count, else host.json.
+pub(crate) fn partition_count(args: &CreateArgs, host: &HostJson) -> Option<u32> {
+    args.partition_count.or(host.partition_count)
 }
 
 fn settings(host: &HostJson, hub: TaskHubName, worker_id: WorkerId) -> AzureStorageSettings {

@@ -8,6 +8,8 @@ mod start;
 mod status;
 mod wait;
 
+pub(crate) use status::{history_table, instance_table};
+
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -46,7 +48,9 @@ impl Session<'_> {
             Command::DeleteTaskHub(args) | Command::Hub(HubCommand::Delete(args)) => {
                 self.delete_task_hub(args).await
             }
-            Command::Hub(HubCommand::Show) => unreachable!("needs more than a client; see `hub_view`"),
+            Command::Hub(HubCommand::Show) | Command::Worker(_) | Command::Demo(_) => {
+                unreachable!("needs more than a client; run by `wire`")
+            }
         }
     }
 }

@@ -112,7 +112,8 @@ fn summary(event: &HistoryEvent) -> String {
             format!("{} {}", e.status, text(&e.result))
         }
         EventKind::TaskScheduled { name, input, .. } => {
-            format!("[{}] {}({})", event.event_id, text(name), text(input))
+            let argument = input.as_ref().map(|i| format!("({i})")).unwrap_or_default();
+            format!("[{}] {}{argument}", event.event_id, text(name))
         }
         EventKind::SubOrchestrationInstanceCreated { name, instance_id, .. } => {
             format!("[{}] {} as {instance_id}", event.event_id, text(name))

@@ -1,0 +1,253 @@
+//! `demo`: the patterns of durable orchestrations, live.
+
+mod azurite;
+mod patterns;
+mod view;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use azurite::Emulator;
+use patterns::{APPROVAL_EVENT, Expense, Report, WAITING};
+use serde_json::json;
+use taskhub_azure_storage::AzureStorageSettings;
+use taskhub_client::json::{EventTypes, history, state};
+use taskhub_client::{Start, TaskHubClient};
+use taskhub_core::{InstanceFetch, InstanceId, OrchestrationState, SystemClock, TaskHubName};
+use taskhub_storage::StorageAccount;
+use taskhub_storage::memory::MemoryStore;
+use taskhub_worker::{Worker, WorkerSettings, WorkerState};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use view::View;
+
+use crate::args::{CommonArgs, DemoArgs, OutputForm};
+use crate::commands::{history_table, instance_table};
+use crate::config::{Environment, HubConfig};
+use crate::console::Console;
+use crate::{Exit, shutdown, wire};
+
+/// A hub of its own unless the user names one.
+const HUB: &str = "TaskhubDemo";
+/// The demonstration takes some 10 seconds; a slow account may take longer.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// How often the live view looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How long the person in the demonstration thinks.
+const THINKING: Duration = Duration::from_secs(2);
+
+const CHAIN: &str = "demo-1-chaining";
+const FAN_OUT: &str = "demo-2-fan-out";
+const MONITOR: &str = "demo-3-monitor";
+const APPROVAL: &str = "demo-4-approval";
+const ESCALATION: &str = "demo-5-escalation";
+const ALL: [&str; 5] = [CHAIN, FAN_OUT, MONITOR, APPROVAL, ESCALATION];
+
+/// Where the demonstration runs.
+struct Stage {
+    account: StorageAccount,
+    hub: TaskHubName,
+    emulator: Option<Emulator>,
+    /// Longest pause between two receives: short where requests cost nothing.
+    max_polling_interval: Duration,
+    /// Whether the hub is there afterwards.
+    stays: bool,
+}
+
+impl Stage {
+    async fn open(
+        common: &CommonArgs,
+        args: &DemoArgs,
+        environment: &Environment,
+        console: &mut Console,
+    ) -> Result<Self> {
+        let hub = TaskHubName::new(common.task_hub_name.as_deref().unwrap_or(HUB))?;
+        if args.azurite {
+            console.note("Starting the storage emulator.")?;
+            let emulator = Emulator::start(args.keep).await?;
+            return Ok(Self {
+                account: wire::account(&emulator.connection_string())?,
+                hub,
+                emulator: Some(emulator),
+                max_polling_interval: Duration::from_millis(250),
+                stays: args.keep,
+            });
+        }
+        if common.connection_string.is_some() || common.connection_string_setting.is_some() {
+            let common = CommonArgs {
+                task_hub_name: Some(hub.to_string()),
+                connection_string: common.connection_string.clone(),
+                connection_string_setting: common.connection_string_setting.clone(),
+                output: common.output,
+                verbose: common.verbose,
+            };
+            let config = HubConfig::load(&common, environment, console)?;
+            return Ok(Self {
+                account: wire::account(&config.connection)?,
+                hub,
+                emulator: None,
+                max_polling_interval: Duration::from_secs(1),
+                stays: true,
+            });
+        }
+        Ok(Self {
+            account: MemoryStore::new(std::sync::Arc::new(SystemClock)).account(),
+            hub,
+            emulator: None,
+            max_polling_interval: Duration::from_millis(100),
+            stays: false,
+        })
+    }
+
+    fn settings(&self) -> AzureStorageSettings {
+        let mut settings = AzureStorageSettings::new(self.hub.clone(), wire::worker_id());
+        settings.max_queue_polling_interval = self.max_polling_interval;
+        settings.lease_acquire_interval = Duration::from_secs(1);
+        settings.use_app_lease = false;
+        settings
+    }
+}
+
+/// Runs the demonstration.
+pub(crate) async fn run(
+    common: &CommonArgs,
+    args: DemoArgs,
+    environment: &Environment,
+    console: &mut Console,
+) -> Result<Exit> {
+    let signal = shutdown::on_signal()?;
+    let stage = Stage::open(common, &args, environment, console).await?;
+    let hub = wire::hub_in(stage.account.clone(), stage.settings())?;
+    let client = wire::client(&hub);
+    client.create_hub().await?;
+
+    let (sender, receiver) = mpsc::channel(256);
+    let worker = patterns::register(Worker::builder(wire::service(&hub)), &Report::new(sender));
+    let settings = WorkerSettings { drain_timeout: Duration::from_secs(5), ..WorkerSettings::default() };
+    let worker = worker.settings(settings).build()?;
+    let handle = worker.handle();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    handle.reached(WorkerState::Running).await;
+    console.note(&format!("A worker runs on task hub '{}'.\n", stage.hub))?;
+
+    let played = tokio::select! {
+        played = play(&client, View::new(receiver, console.err_has_colour), console) => played,
+        () = signal.cancelled() => Err(anyhow::anyhow!("interrupted")),
+    };
+    console.note("\nStopping the worker.\n")?;
+    stop.cancel();
+    running.await.context("the worker crashed")?.context("the worker failed")?;
+    let states = played?;
+    show_results(&client, &states, console).await?;
+    farewell(&stage, console)?;
+    Ok(Exit::Done)
+}
+
+/// Starts the instances, plays the person, and follows everything to its end.
+async fn play(
+    client: &TaskHubClient,
+    mut view: View,
+    console: &mut Console,
+) -> Result<Vec<OrchestrationState>> {
+    for start in starts()? {
+        client.start(start).await?;
+    }
+    let ids = ALL.map(InstanceId::new);
+    let deadline = Instant::now() + TIMEOUT;
+    let mut decide_at = None;
+    let mut decided = false;
+    loop {
+        let mut states = Vec::new();
+        for id in &ids {
+            if let Some(state) = client.state(id, InstanceFetch::ALL).await? {
+                view.state(&state, console)?;
+                states.push(state);
+            }
+        }
+        view.activities(console)?;
+        if states.len() == ids.len() && states.iter().all(|s| s.status.is_some_and(|s| s.is_terminal())) {
+            return Ok(states);
+        }
+        let waits = |s: &&OrchestrationState| {
+            s.instance.instance_id.as_str() == APPROVAL
+                && s.custom_status.as_deref().is_some_and(|c| c.contains(WAITING))
+        };
+        if decide_at.is_none() && states.iter().any(|s| waits(&s)) {
+            decide_at = Some(Instant::now() + THINKING);
+        }
+        if !decided && decide_at.is_some_and(|at| Instant::now() >= at) {
+            client.raise_event(&ids[3], APPROVAL_EVENT, &true).await?;
+            view.person(&ids[3], &format!("raises the event {APPROVAL_EVENT}(true)"), console)?;
+            decided = true;
+        }
+        if Instant::now() >= deadline {
+            bail!("the demonstration did not finish in {} s", TIMEOUT.as_secs());
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+fn starts() -> Result<[Start; 5]> {
+    let pages = [
+        "the quick brown fox jumps over the lazy dog",
+        "how vexingly quick daft zebras jump",
+        "sphinx of black quartz judge my vow",
+        "pack my box with five dozen liquor jugs",
+        "five quacking zephyrs jolt my wax bed",
+    ];
+    let expense = |what: &str, amount, patience| Expense { what: what.into(), amount, patience };
+    Ok([
+        Start::new("ProcessOrder").instance_id(CHAIN).input("order 17")?,
+        Start::new("CountWords").instance_id(FAN_OUT).input(&pages)?,
+        Start::new("WatchJob").instance_id(MONITOR).input("the nightly build")?,
+        Start::new("ApproveExpense").instance_id(APPROVAL).input(&expense("a flight", 420, 3600))?,
+        Start::new("ApproveExpense").instance_id(ESCALATION).input(&expense("a yacht", 1_000_000, 4))?,
+    ])
+}
+
+async fn show_results(
+    client: &TaskHubClient,
+    states: &[OrchestrationState],
+    console: &mut Console,
+) -> Result<()> {
+    let events = client.history(&InstanceId::new(APPROVAL)).await?;
+    if console.form == Some(OutputForm::Json) {
+        let states: Vec<_> = states.iter().map(state).collect();
+        console.json(&json!({"instances": states, "history": history(&events, EventTypes::Names)}))?;
+    } else {
+        console.data(&format!(
+            "{}\nHistory of {APPROVAL}:\n\n{}",
+            instance_table(states),
+            history_table(&events)
+        ))?;
+    }
+    Ok(())
+}
+
+fn farewell(stage: &Stage, console: &mut Console) -> Result<()> {
+    if let Some(emulator) = stage.emulator.as_ref().filter(|e| e.is_kept()) {
+        console.note(&format!(
+            "\nThe emulator keeps running (process {}). Look at task hub '{}' with Storage Explorer or with\n\
+             `taskhub --task-hub-name {} --connection-string '...' hub show`, then end the process.\n\
+             Connection string:",
+            emulator.process_id(),
+            stage.hub,
+            stage.hub
+        ))?;
+        // Alone on standard output when a form was asked for would break it.
+        let connection = emulator.connection_string().0;
+        if console.form == Some(OutputForm::Json) {
+            console.note(&connection)?
+        } else {
+            console.data(&format!("{connection}\n"))?
+        }
+    } else if stage.stays {
+        console.note(&format!(
+            "\nTask hub '{}' is left for you to look at; `taskhub delete-task-hub --task-hub-name {}` removes it.",
+            stage.hub, stage.hub
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! `worker`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use taskhub_core::WorkerId;
+use taskhub_worker::samples::{self, SampleOptions};
+use taskhub_worker::{Worker, WorkerSettings, WorkerState};
+
+use crate::args::{CommonArgs, WorkerArgs};
+use crate::config::{Environment, HostJson, HubConfig};
+use crate::console::Console;
+use crate::{Exit, shutdown, wire};
+
+/// Runs a worker with the sample functions until it is told to stop.
+pub(crate) async fn run(
+    common: &CommonArgs,
+    args: WorkerArgs,
+    environment: &Environment,
+    console: &mut Console,
+) -> Result<Exit> {
+    if !args.samples {
+        bail!(
+            "this program has no functions but the samples; add --samples, or write a worker with the \
+             package taskhub-worker"
+        );
+    }
+    let config = HubConfig::load(common, environment, console)?;
+    refuse_blob_managers(&config.host)?;
+    let worker_id = args.worker_id.map_or_else(wire::worker_id, WorkerId::new);
+    let partition_count = wire::partition_count(&args.create, &config.host);
+    let hub = wire::hub(&config, partition_count, worker_id.clone())?;
+    let worker = samples::register(Worker::builder(wire::service(&hub)), SampleOptions::default())
+        .settings(settings(&config.host))
+        .build()?;
+    let signal = shutdown::on_signal()?;
+    let handle = worker.handle();
+    let mut running = tokio::spawn(worker.run(signal.clone()));
+    tokio::select! {
+        () = handle.reached(WorkerState::Running) => {
+            console.note(&format!(
+                "Worker '{worker_id}' runs on task hub '{}'. Ctrl-C stops it.",
+                config.hub
+            ))?;
+        }
+        // It ended before it began.
+        ended = &mut running => return finished(ended),
+    }
+    tokio::select! {
+        () = signal.cancelled() => console.note("Stopping; waiting for running work.")?,
+        ended = &mut running => return finished(ended),
+    }
+    // A second signal ends the program at once: its messages come back after their timeout.
+    let again = shutdown::on_signal()?;
+    tokio::select! {
+        ended = running => finished(ended),
+        () = again.cancelled() => bail!("stopped without waiting for running work"),
+    }
+}
+
+fn finished(ended: Result<Result<(), taskhub_core::ServiceError>, tokio::task::JoinError>) -> Result<Exit> {
+    ended.context("the worker crashed")?.context("the worker failed")?;
+    Ok(Exit::Done)
+}
+
+/// Two kinds of partition managers on one hub would read the same queues.
+fn refuse_blob_managers(host: &HostJson) -> Result<()> {
+    if host.use_legacy_partition_management == Some(true)
+        || host.use_table_partition_management == Some(false)
+    {
+        bail!(
+            "host.json asks for partition leases in blobs; this worker supports only useTablePartitionManagement"
+        );
+    }
+    Ok(())
+}
+
+fn settings(host: &HostJson) -> WorkerSettings {
+    let mut settings = WorkerSettings::default();
+    if let Some(limit) = host.max_concurrent_orchestrators {
+        settings.max_concurrent_task_orchestration_work_items = limit as usize;
+    }
+    if let Some(limit) = host.max_concurrent_activities {
+        settings.max_concurrent_task_activity_work_items = limit as usize;
+    }
+    if let Some(on) = host.extended_sessions_enabled {
+        settings.extended_sessions_enabled = on;
+    }
+    settings.drain_timeout = Duration::from_secs(30);
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blob_leases_are_refused() {
+        assert!(refuse_blob_managers(&HostJson::default()).is_ok());
+        for (table, legacy) in [(Some(false), None), (None, Some(true))] {
+            let host = HostJson {
+                use_table_partition_management: table,
+                use_legacy_partition_management: legacy,
+                ..HostJson::default()
+            };
+            assert!(refuse_blob_managers(&host).is_err());
+        }
+    }
+}
