@@ -32,6 +32,15 @@ pub struct HubDump {
 }
 
 impl HubDump {
+    /// When it was taken: what it says, or a second after its last message or row was written.
+    pub fn taken_at(&self) -> Timestamp {
+        let rows = self.tables.iter().flat_map(|table| &table.rows).filter_map(|row| row.timestamp);
+        let written = self.messages().map(|message| message.inserted_at).chain(rows).max();
+        self.captured_at.unwrap_or_else(|| {
+            written.unwrap_or(Timestamp::MIN).truncated_to_second() + Duration::from_secs(1)
+        })
+    }
+
     /// The table whose name ends in `suffix` (`History`).
     pub fn table(&self, suffix: &str) -> Option<&TableDump> {
         self.tables.iter().find(|table| table.name.ends_with(suffix))

@@ -6,7 +6,7 @@ use taskhub_azure_storage::{AzureStorageClient, AzureStorageSettings, Hub};
 use taskhub_client::TaskHubClient;
 use taskhub_core::{
     Clock, ErrorKind, IdSource, InstanceFetch, InstanceId, OrchestrationState, SeededIds, ServiceError,
-    TaskHubName,
+    TaskHubName, Timestamp,
 };
 use taskhub_storage::StorageAccount;
 use taskhub_storage::memory::MemoryStore;
@@ -29,9 +29,10 @@ pub struct TestHub {
 }
 
 impl TestHub {
-    /// A hub in an empty store in memory, in virtual time, with the ids of `seed`. It does not exist yet.
-    pub fn in_memory(name: &TaskHubName, seed: u64) -> Self {
-        let clock = Arc::new(VirtualClock::default());
+    /// A hub in an empty store in memory, with the ids of `seed`, in virtual time that begins at `now`. It
+    /// does not exist yet.
+    pub fn in_memory(name: &TaskHubName, seed: u64, now: Timestamp) -> Self {
+        let clock = Arc::new(VirtualClock::starting_at(now));
         let store = MemoryStore::new(clock.clone());
         Self {
             name: name.clone(),

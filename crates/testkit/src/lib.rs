@@ -23,8 +23,10 @@ mod hub;
 pub mod load;
 mod seed;
 mod wait;
+mod worker;
 
 pub use clock::VirtualClock;
 pub use hub::TestHub;
 pub use seed::{SEED_VARIABLE, seed, seeded_ids};
 pub use wait::{PATIENCE, eventually, eventually_within};
+pub use worker::RunningWorker;

@@ -39,7 +39,7 @@ pub async fn load(
     let account = store.account();
     let names = Names::new(dump, hub, &account);
     load_rest(&account, dump, &names).await?;
-    let captured_at = captured_at(dump);
+    let captured_at = dump.taken_at();
     for queue in &dump.queues {
         for message in &queue.messages {
             store.load_message(
@@ -104,14 +104,6 @@ fn delay(message: &MessageDump, hidden: Hidden) -> Duration {
         (Hidden::Keep, _) | (Hidden::Release, MessageState::Scheduled) => message.hidden_for,
         _ => Duration::ZERO,
     }
-}
-
-/// When the dump was taken: what it says, or just after the last message.
-fn captured_at(dump: &HubDump) -> Timestamp {
-    dump.captured_at.unwrap_or_else(|| {
-        dump.messages().map(|message| message.inserted_at).max().unwrap_or(Timestamp::MIN)
-            + Duration::from_secs(1)
-    })
 }
 
 /// Tables, queues without their messages, containers and blobs.
