@@ -62,13 +62,8 @@ impl Error {
         }
     }
 
-    /// The answer of the service with this status and error code, classified.
-    pub(crate) fn answered(
-        operation: &'static str,
-        resource: impl Into<String>,
-        status: u16,
-        code: &str,
-    ) -> Self {
+    /// The answer of the service with this status and error code (empty: none), classified.
+    pub fn answered(operation: &'static str, resource: impl Into<String>, status: u16, code: &str) -> Self {
         let kind = classify(operation, status, code);
         let code = (!code.is_empty()).then(|| code.to_owned());
         Self::new(kind, operation, resource, describe(kind)).with_answer(status, code)

@@ -105,7 +105,7 @@ operations! {
 
 impl Operation {
     /// The operation that carries out one table operation.
-    pub(crate) fn of(operation: &crate::TableOperation) -> Self {
+    pub fn of(operation: &crate::TableOperation) -> Self {
         use crate::TableOperation as T;
         match operation {
             T::Insert(_) => INSERT_ENTITY,

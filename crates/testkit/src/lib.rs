@@ -4,6 +4,7 @@
 //! - [`dump`], [`load`], [`compare`]: a whole hub as a value; captured hubs are loaded, finished by our
 //!   worker and compared with what the .NET provider wrote ([`golden`]).
 //! - [`TestHub`]: a hub in memory or in an account, its client, and workers that run the samples.
+//! - [`contract`]: what every implementation of a trait must do; [`faults`]: an account that fails when told.
 //!
 //! ```
 //! use taskhub_testkit::VirtualClock;
@@ -17,7 +18,9 @@
 
 mod clock;
 pub mod compare;
+pub mod contract;
 pub mod dump;
+pub mod faults;
 pub mod golden;
 mod hub;
 pub mod load;

@@ -112,7 +112,9 @@ impl Requests {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let outcome = self.attempt(operation, resource, ends_at, &attempt).await;
+            // Half of the time at most, so that there is some for a repetition.
+            let timeout = (ends_at.saturating_duration_since(Instant::now())).min(total / 2);
+            let outcome = self.attempt(operation, resource, timeout, &attempt).await;
             let error = match outcome {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -134,15 +136,14 @@ impl Requests {
         &self,
         operation: Operation,
         resource: &str,
-        ends_at: Instant,
+        timeout: Duration,
         attempt: impl Fn() -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
         let factor = if operation.is_list() { LIST_FACTOR } else { 1 };
-        let timeout = self.settings.attempt_timeout.saturating_mul(factor);
-        let timeout = timeout.min(ends_at.saturating_duration_since(Instant::now()));
+        let timeout = timeout.min(self.settings.attempt_timeout.saturating_mul(factor));
         let outcome = tokio::time::timeout(timeout, attempt()).await.unwrap_or_else(|_| {
             let message = "no answer within the deadline";
             Err(Error::new(ErrorKind::Unavailable, operation.name, resource, message))

@@ -1,0 +1,3 @@
+//! Contracts: one suite of functions per trait, run against every implementation of it.
+
+pub mod storage;
