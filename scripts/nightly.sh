@@ -16,7 +16,7 @@ cargo test --locked --no-fail-fast -- --include-ignored 2>&1 | tee "$TASKHUB_LOG
 echo '== azurite'
 azurite() {
   cargo test --locked -p azurite-tests --no-run &&
-    scripts/azurite.sh run -- cargo test --locked -p azurite-tests --no-fail-fast -- --include-ignored
+    RUST_TEST_THREADS=8 scripts/azurite.sh run -- cargo test --locked -p azurite-tests --no-fail-fast -- --include-ignored
 }
 azurite 2>&1 | tee "$TASKHUB_LOGS/azurite.log" || failed="$failed azurite"
 
