@@ -66,8 +66,8 @@ pub use taskhub_core::{
 pub use taskhub_replay::{
     ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EpisodeError,
     EpisodeResult, ErrorMode, EventBehaviour, EventWait, OrchestrationContext, OrchestrationDefinition,
-    Orchestrator, OrchestratorError, OrchestratorFuture, PayloadError, ReplaySettings, RetryPolicy,
-    SessionAborted, SubOrchestrationIds, SubOrchestrationOptions, Task, TaskFailure, TaskKind, Timer, Turn,
-    VersionFailure, VersionMatch, VersioningSettings, join, join_all, log, orchestrator, race,
+    Orchestrator, OrchestratorError, OrchestratorFuture, OrchestratorSource, PayloadError, ReplaySettings,
+    RetryPolicy, SessionAborted, SubOrchestrationIds, SubOrchestrationOptions, Task, TaskFailure, TaskKind,
+    Timer, Turn, VersionFailure, VersionMatch, VersioningSettings, join, join_all, log, orchestrator, race,
     raw_orchestrator, select,
 };

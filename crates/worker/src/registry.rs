@@ -126,9 +126,9 @@ pub(crate) struct LocalOrchestrations {
 }
 
 /// Finds orchestrators in the registry.
-struct LocalSource {
-    registry: Arc<Registry>,
-    settings: ReplaySettings,
+pub(crate) struct LocalSource {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) settings: ReplaySettings,
 }
 
 impl LocalOrchestrations {

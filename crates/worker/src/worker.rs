@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use taskhub_core::{Clock, IdSource, OrchestrationService, RandomIds, ServiceError, SystemClock};
 use taskhub_replay::{
     ActivityDefinition, OrchestrationContext, OrchestrationDefinition, Orchestrator, OrchestratorError,
-    ReplaySettings,
+    OrchestratorSource, ReplaySettings,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,7 +19,9 @@ use crate::dispatcher::dispatch;
 use crate::executor::{ActivityExecutor, OrchestrationExecutor};
 use crate::lifecycle::{ABANDON_GRACE, Lifecycle, WorkerHandle, WorkerState};
 use crate::orchestration::OrchestrationWork;
-use crate::registry::{ActivityError, DuplicateRegistration, LocalActivities, LocalOrchestrations, Registry};
+use crate::registry::{
+    ActivityError, DuplicateRegistration, LocalActivities, LocalOrchestrations, LocalSource, Registry,
+};
 use crate::settings::WorkerSettings;
 
 /// Receives the work of a task hub and runs it: with the functions registered at its builder, or with
@@ -298,6 +300,19 @@ impl WorkerBuilder {
     pub fn ids(mut self, ids: Arc<dyn IdSource>) -> Self {
         self.ids = ids;
         self
+    }
+
+    /// The registered orchestrators alone, with the settings of their replay: what a test needs that runs
+    /// new code over recorded histories with [`taskhub_replay`].
+    ///
+    /// # Errors
+    /// A name and version was registered twice.
+    pub fn orchestrator_source(mut self) -> Result<Arc<dyn OrchestratorSource>, DuplicateRegistration> {
+        self.registry.check()?;
+        Ok(Arc::new(LocalSource {
+            registry: Arc::new(self.registry),
+            settings: self.settings.replay_settings(),
+        }))
     }
 
     /// Finishes the worker; nothing runs yet.

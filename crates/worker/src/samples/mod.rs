@@ -80,6 +80,7 @@ impl fmt::Debug for SampleOptions {
 /// | `Retry` | | `Boom`, three attempts; fails |
 /// | `RetryOk` | | `BoomOnce`, up to three attempts |
 /// | `LargePayload` | number, 100000 | `Big` and `Echo` of it |
+/// | `EchoInput` | anything | `Echo` of it |
 /// | `CustomStatus` | | sets its custom status twice, waits for the event `Go`, returns it as text |
 /// | `SlowOne` | milliseconds, 10000 | `Slow` |
 /// | `Loop` | number, 50 | that many `Echo`, one after the other; the number |

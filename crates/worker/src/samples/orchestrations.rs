@@ -32,6 +32,7 @@ pub(super) fn register(builder: WorkerBuilder, options: &Arc<SampleOptions>) -> 
         .orchestration("Retry", retry)
         .orchestration("RetryOk", retry_ok)
         .orchestration("LargePayload", large_payload)
+        .orchestration("EchoInput", echo_input)
         .orchestration("CustomStatus", move |ctx, ()| custom_status(ctx, for_status.clone()))
         .orchestration("SlowOne", slow_one)
         .orchestration("Loop", count_up)
@@ -143,6 +144,10 @@ async fn retry_ok(ctx: OrchestrationContext, _: Value) -> Outcome<Value> {
 async fn large_payload(ctx: OrchestrationContext, length: Option<u64>) -> Outcome<String> {
     let big: String = ctx.call_activity("Big", length.unwrap_or(100_000)).await?;
     Ok(ctx.call_activity("Echo", big).await?)
+}
+
+async fn echo_input(ctx: OrchestrationContext, input: Value) -> Outcome<Value> {
+    Ok(ctx.call_activity("Echo", input).await?)
 }
 
 async fn custom_status(ctx: OrchestrationContext, options: Arc<SampleOptions>) -> Outcome<String> {
