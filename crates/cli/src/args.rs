@@ -114,8 +114,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct StartNewArgs {
     /// Name of the orchestrator
-    #[arg(long, value_name = "NAME")]
-    pub function_name: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "batch")]
+    pub function_name: Option<String>,
+    /// Start several: a JSON file with an object or a list of {"FunctionName", "Input", "InstanceId"}
+    #[arg(long, value_name = "@FILE", conflicts_with_all = ["function_name", "input", "id"])]
+    pub batch: Option<String>,
     /// Input: JSON, or other text (sent as a JSON string), or @FILE with JSON
     #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
     pub input: Option<String>,
@@ -393,6 +396,7 @@ mod tests {
     fn wrong_arguments_are_refused() {
         for line in [
             &["start-new"][..],
+            &["start-new", "--batch", "@x", "--function-name", "F"],
             &["get-runtime-status"],
             &["get-instances", "--runtime-status", "sleeping"],
             &["get-instances", "--top", "0"],

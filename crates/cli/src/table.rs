@@ -6,8 +6,9 @@ pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
-/// Longest cell, in characters; the rest is replaced by `...`.
-const MAX_CELL_CHARS: usize = 60;
+/// Longest cell in the last column, in characters; the rest is replaced by `...`. What is to be copied (ids,
+/// names) stands in other columns and is never cut.
+const MAX_CELL_CHARS: usize = 80;
 
 impl Table {
     pub(crate) fn new<const N: usize>(headings: [&str; N]) -> Self {
@@ -15,7 +16,16 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.map(|c| one_line(&c)).to_vec());
+        let mut cells = cells.map(|c| clean(&c)).to_vec();
+        if let Some(last) = cells.last_mut() {
+            *last = one_line(last);
+        }
+        self.rows.push(cells);
+    }
+
+    /// A row of which nothing is cut.
+    pub(crate) fn whole_row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.map(|c| clean(&c)).to_vec());
     }
 
     pub(crate) fn render(&self) -> String {
@@ -32,13 +42,18 @@ impl Table {
     }
 }
 
-/// A cell never breaks its row, and text from storage never controls the terminal.
+/// Text from storage never breaks its row and never controls the terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Text cut to a length that fits on a line.
 pub(crate) fn one_line(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
     if text.chars().count() <= MAX_CELL_CHARS {
-        return text.chars().map(clean).collect();
+        return clean(text);
     }
-    text.chars().take(MAX_CELL_CHARS - 3).map(clean).chain("...".chars()).collect()
+    let kept: String = text.chars().take(MAX_CELL_CHARS - 3).collect();
+    clean(&kept) + "..."
 }
 
 #[cfg(test)]
@@ -50,7 +65,9 @@ mod tests {
         let mut table = Table::new(["NAME", "VALUE"]);
         table.row(["é".into(), "a\nb\u{1b}[2J".into()]);
         table.row(["long name".into(), "x".repeat(100)]);
-        let expected = format!("NAME       VALUE\né          a b [2J\nlong name  {}...\n", "x".repeat(57));
+        let expected = format!("NAME       VALUE\né          a b [2J\nlong name  {}...\n", "x".repeat(77));
         assert_eq!(table.render(), expected);
+        table.whole_row(["whole".into(), "y".repeat(100)]);
+        assert!(table.render().ends_with(&format!("whole      {}\n", "y".repeat(100))));
     }
 }

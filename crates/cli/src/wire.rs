@@ -14,7 +14,7 @@ use taskhub_storage::StorageAccount;
 use taskhub_storage::azure::{AzureOptions, AzureStore};
 use taskhub_storage::connection::ConnectionSettings;
 
-use crate::args::{Command, CommonArgs, ConnectionString, CreateArgs, HubCommand};
+use crate::args::{Command, CommonArgs, ConnectionString, HubCommand};
 use crate::commands::Session;
 use crate::config::{Environment, HostJson, HubConfig};
 use crate::console::Console;
@@ -67,11 +67,6 @@ pub(crate) fn client(hub: &Hub) -> TaskHubClient {
 /// The backend of a worker of a hub.
 pub(crate) fn service(hub: &Hub) -> Arc<dyn OrchestrationService> {
     Arc::new(AzureStorageService::new(hub.clone()))
-}
-
-/// Whether the command line names the partition count, else host.json.
-pub(crate) fn partition_count(args: &CreateArgs, host: &HostJson) -> Option<u32> {
-    args.partition_count.or(host.partition_count)
 }
 
 fn settings(host: &HostJson, hub: TaskHubName, worker_id: WorkerId) -> AzureStorageSettings {

@@ -28,8 +28,7 @@ pub(crate) async fn run(
     let config = HubConfig::load(common, environment, console)?;
     refuse_blob_managers(&config.host)?;
     let worker_id = args.worker_id.map_or_else(wire::worker_id, WorkerId::new);
-    let partition_count = wire::partition_count(&args.create, &config.host);
-    let hub = wire::hub(&config, partition_count, worker_id.clone())?;
+    let hub = wire::hub(&config, args.create.partition_count, worker_id.clone())?;
     let worker = samples::register(Worker::builder(wire::service(&hub)), SampleOptions::default())
         .settings(settings(&config.host))
         .build()?;

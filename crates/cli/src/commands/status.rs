@@ -55,7 +55,7 @@ fn state_lines(state: &OrchestrationState) -> String {
     let mut table = Table::new(["INSTANCE", state.instance.instance_id.as_str()]);
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|v| !v.is_empty()) {
-            table.row([name.to_owned(), value]);
+            table.whole_row([name.to_owned(), value]);
         }
     };
     line("Execution", state.instance.execution_id.as_ref().map(ToString::to_string));

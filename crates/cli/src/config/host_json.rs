@@ -196,7 +196,7 @@ fn parse_time_span(text: &str) -> Option<Duration> {
 }
 
 /// A member of an object, ignoring the case of its name.
-pub(super) fn member<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
+pub(crate) fn member<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
     object.as_object()?.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v)
 }
 

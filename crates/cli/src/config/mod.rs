@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use taskhub_core::TaskHubName;
 
-pub(crate) use host_json::HostJson;
+pub(crate) use host_json::{HostJson, member};
 use settings::AppSettings;
 
 use crate::args::{CommonArgs, ConnectionString};

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use azurite::Emulator;
 use patterns::{APPROVAL_EVENT, Expense, Report, WAITING};
 use serde_json::json;
-use taskhub_azure_storage::AzureStorageSettings;
+use taskhub_azure_storage::{AzureStorageSettings, Hub};
 use taskhub_client::json::{EventTypes, history, state};
 use taskhub_client::{Start, TaskHubClient};
 use taskhub_core::{InstanceFetch, InstanceId, OrchestrationState, SystemClock, TaskHubName};
@@ -119,30 +119,42 @@ pub(crate) async fn run(
     let signal = shutdown::on_signal()?;
     let stage = Stage::open(common, &args, environment, console).await?;
     let hub = wire::hub_in(stage.account.clone(), stage.settings())?;
-    let client = wire::client(&hub);
-    client.create_hub().await?;
+    perform(&hub, &signal, console).await?;
+    farewell(&stage, console)?;
+    Ok(Exit::Done)
+}
 
+/// Runs a worker, follows the instances to their end, stops the worker and shows what there is to see.
+async fn perform(hub: &Hub, signal: &CancellationToken, console: &mut Console) -> Result<()> {
+    let client = wire::client(hub);
+    client.create_hub().await?;
     let (sender, receiver) = mpsc::channel(256);
-    let worker = patterns::register(Worker::builder(wire::service(&hub)), &Report::new(sender));
     let settings = WorkerSettings { drain_timeout: Duration::from_secs(5), ..WorkerSettings::default() };
-    let worker = worker.settings(settings).build()?;
+    let worker = patterns::register(Worker::builder(wire::service(hub)), &Report::new(sender))
+        .settings(settings)
+        .clock(hub.clock.clone())
+        .ids(hub.ids.clone())
+        .build()?;
     let handle = worker.handle();
     let stop = CancellationToken::new();
-    let running = tokio::spawn(worker.run(stop.clone()));
-    handle.reached(WorkerState::Running).await;
-    console.note(&format!("A worker runs on task hub '{}'.\n", stage.hub))?;
-
+    let mut running = tokio::spawn(worker.run(stop.clone()));
+    let show = async {
+        handle.reached(WorkerState::Running).await;
+        console.note(&format!("A worker runs on task hub '{}'.\n", hub.name()))?;
+        play(&client, View::new(receiver, console.err_has_colour), console).await
+    };
     let played = tokio::select! {
-        played = play(&client, View::new(receiver, console.err_has_colour), console) => played,
+        played = show => played,
         () = signal.cancelled() => Err(anyhow::anyhow!("interrupted")),
+        ended = &mut running => {
+            ended.context("the worker crashed")?.context("the worker failed")?;
+            bail!("the worker ended early");
+        }
     };
     console.note("\nStopping the worker.\n")?;
     stop.cancel();
     running.await.context("the worker crashed")?.context("the worker failed")?;
-    let states = played?;
-    show_results(&client, &states, console).await?;
-    farewell(&stage, console)?;
-    Ok(Exit::Done)
+    show_results(&client, &played?, console).await
 }
 
 /// Starts the instances, plays the person, and follows everything to its end.
@@ -250,4 +262,71 @@ fn farewell(stage: &Stage, console: &mut Console) -> Result<()> {
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use taskhub_core::{Clock, SeededIds};
+    use taskhub_testkit::VirtualClock;
+
+    use super::*;
+    use crate::console::captured::console;
+
+    async fn perform_in_memory(
+        form: Option<OutputForm>,
+        signal: &CancellationToken,
+    ) -> (Result<()>, String, String) {
+        let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
+        let stage = Stage {
+            account: MemoryStore::new(clock.clone()).account(),
+            hub: TaskHubName::new(HUB).unwrap(),
+            emulator: None,
+            max_polling_interval: Duration::from_millis(100),
+            stays: false,
+        };
+        let hub =
+            Hub::new(stage.settings(), stage.account.clone(), clock, Arc::new(SeededIds::new(1))).unwrap();
+        let (mut console, out, err) = console(form);
+        let performed = perform(&hub, signal, &mut console).await;
+        (performed, out.take(), err.take())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_pattern_completes_on_the_embedded_store() {
+        let (performed, out, err) = perform_in_memory(None, &CancellationToken::new()).await;
+        performed.unwrap();
+        for (id, output) in [
+            (CHAIN, "order 17: stock reserved, card charged, shipped"),
+            (FAN_OUT, "37"),
+            (MONITOR, "finished after 3 looks"),
+            (APPROVAL, "a flight approved"),
+            (ESCALATION, "a yacht escalated: no answer in 4 s"),
+        ] {
+            let row = out.lines().find(|line| line.starts_with(id)).unwrap();
+            assert!(row.contains("Completed") && row.contains(output), "{row}");
+        }
+        assert!(out.contains("EventRaised"), "{out}");
+        assert!(err.contains("raises the event Approval(true)"), "{err}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn json_output_is_one_document() {
+        let (performed, out, _) = perform_in_memory(Some(OutputForm::Json), &CancellationToken::new()).await;
+        performed.unwrap();
+        let document: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(document["instances"].as_array().map(Vec::len), Some(5));
+        assert_eq!(document["history"][0]["EventType"], "OrchestratorStarted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_interruption_stops_the_worker_first() {
+        let signal = CancellationToken::new();
+        signal.cancel();
+        let (performed, out, err) = perform_in_memory(None, &signal).await;
+        assert!(performed.unwrap_err().to_string().contains("interrupted"));
+        assert!(err.contains("Stopping the worker."), "{err}");
+        assert_eq!(out, "");
+    }
 }
