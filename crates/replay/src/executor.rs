@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use taskhub_core::{
-    ActionKind, CompletionAction, EventKind, HistoryEvent, OrchestrationStatus, OrchestratorAction,
-    SPLIT_TIMER_ID, Timestamp,
+    CompletionAction, EventKind, HistoryEvent, OrchestrationStatus, OrchestratorAction, SPLIT_TIMER_ID,
+    Timestamp,
 };
 
 use crate::failure::{NonDeterminism, encode_orchestrator_failure};
-use crate::machine::{Machine, OpenKind, OpenTask, Shared, same_name};
+use crate::machine::{OpenKind, OpenTask, Shared};
+use crate::matching::{match_event_sent, match_sub_orchestration, match_task_scheduled, match_timer};
 use crate::{
     ApplicationError, FailedTask, OrchestrationContext, Orchestrator, OrchestratorError, OrchestratorFuture,
     ReplaySettings, SessionAborted, TaskFailure, TaskKind,
@@ -330,95 +331,6 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> OrchestratorError {
         None => "orchestrator panicked".to_owned(),
     };
     ApplicationError::new("System.Exception", message).into()
-}
-
-/// What the replay has decided under an id, for the message about a mismatch.
-fn decided(machine: &Machine, id: i32) -> String {
-    match machine.decision(id) {
-        None => "nothing".to_owned(),
-        Some(ActionKind::ScheduleTask { name, .. }) => format!("ScheduleTask of '{name}'"),
-        Some(ActionKind::CreateSubOrchestration { name, .. }) => {
-            format!("CreateSubOrchestration of '{name}'")
-        }
-        Some(ActionKind::CreateTimer { .. }) => "CreateTimer".to_owned(),
-        Some(ActionKind::SendEvent { name, .. }) => format!("SendEvent of '{name}'"),
-        Some(ActionKind::Complete(_)) => "OrchestrationComplete".to_owned(),
-    }
-}
-
-fn mismatch(machine: &Machine, id: i32, recorded: &str) -> NonDeterminism {
-    NonDeterminism(format!(
-        "the history has {recorded} with sequence number {id}, where the replayed code has decided {}. \
-         Has the orchestrator's code changed since this instance started?",
-        decided(machine, id)
-    ))
-}
-
-fn match_task_scheduled(
-    machine: &mut Machine,
-    id: i32,
-    recorded: &Option<String>,
-    version: &Option<String>,
-) -> Result<(), NonDeterminism> {
-    let recorded = recorded.as_deref().unwrap_or_default();
-    match machine.decision(id) {
-        Some(ActionKind::ScheduleTask { name, .. }) if same_name(name, recorded) => {
-            machine.remove_decision(id);
-            Ok(())
-        }
-        _ => {
-            let version = version.as_deref().unwrap_or_default();
-            Err(mismatch(machine, id, &format!("a scheduled activity '{recorded}' (version '{version}')")))
-        }
-    }
-}
-
-fn match_sub_orchestration(
-    machine: &mut Machine,
-    id: i32,
-    recorded: &Option<String>,
-    instance_id: &str,
-) -> Result<(), NonDeterminism> {
-    let recorded = recorded.as_deref().unwrap_or_default();
-    match machine.decision(id) {
-        Some(ActionKind::CreateSubOrchestration { name, .. }) if same_name(name, recorded) => {
-            machine.remove_decision(id);
-            Ok(())
-        }
-        _ => {
-            let recorded = format!("a sub-orchestration '{recorded}' (instance '{instance_id}')");
-            Err(mismatch(machine, id, &recorded))
-        }
-    }
-}
-
-fn match_timer(machine: &mut Machine, id: i32) -> Result<(), NonDeterminism> {
-    match machine.decision(id) {
-        Some(ActionKind::CreateTimer { .. }) => {
-            machine.remove_decision(id);
-            Ok(())
-        }
-        _ => Err(mismatch(machine, id, "a timer")),
-    }
-}
-
-fn match_event_sent(
-    machine: &mut Machine,
-    id: i32,
-    recorded: &Option<String>,
-    instance_id: &str,
-) -> Result<(), NonDeterminism> {
-    let recorded = recorded.as_deref().unwrap_or_default();
-    match machine.decision(id) {
-        Some(ActionKind::SendEvent { name, .. }) if same_name(name, recorded) => {
-            machine.remove_decision(id);
-            Ok(())
-        }
-        _ => {
-            let recorded = format!("an event '{recorded}' sent (to instance '{instance_id}')");
-            Err(mismatch(machine, id, &recorded))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ mod failure;
 mod join;
 mod local;
 mod machine;
+mod matching;
 mod payload;
 mod reconcile;
 mod retry;

@@ -413,7 +413,8 @@ impl Machine {
     pub(crate) fn forget_waiter(&mut self, name: &str, waiter: u64) {
         let key = fold_case(name);
         if let Some(waiters) = self.waiters.get_mut(&key) {
-            if let Some(at) = waiters.iter().rposition(|(id, _)| *id == waiter) {
+            // Waiters are pushed with ascending numbers.
+            if let Ok(at) = waiters.binary_search_by_key(&waiter, |(number, _)| *number) {
                 waiters.remove(at);
             }
             if waiters.is_empty() {

@@ -1,6 +1,8 @@
 //! Random orchestrators under random arrivals: every episode is run in an extended session and as a fresh
 //! replay from the stored history (see `support`), and both must record the same.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::collections::HashMap;

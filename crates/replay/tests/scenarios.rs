@@ -1,5 +1,7 @@
-//! The behaviours that DTFx's own scenario tests prove, on the hub of `support`. Numbers are those of the
-//! table in the specification of the core semantics.
+//! The behaviours that DTFx's own scenario tests prove, on the hub of `support`. Comments name those tests
+//! (Azure/durabletask, `AzureStorageScenarioTests` and the tests of `DurableTask.Core`).
+
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
@@ -35,7 +37,7 @@ fn approval() -> impl Orchestrator + 'static {
 
 #[test]
 fn sequence_of_activities_completes_with_the_rows_dtfx_writes() {
-    // #24 HelloWorldOrchestration, SequentialOrchestration(NoReplay)
+    // As in DTFx: HelloWorldOrchestration, SequentialOrchestration(NoReplay)
     let mut hub = Hub::new().with("HelloSequence", hello_sequence());
     hub.start("HelloSequence", "hello-1", "");
     hub.run();
@@ -70,7 +72,7 @@ fn sequence_of_activities_completes_with_the_rows_dtfx_writes() {
 
 #[test]
 fn an_orchestrator_without_calls_completes_in_its_first_episode() {
-    // #24 HelloWorldOrchestration_Inline
+    // As in DTFx: HelloWorldOrchestration_Inline
     let mut hub = Hub::new().with(
         "Inline",
         orchestrator(
@@ -85,7 +87,7 @@ fn an_orchestrator_without_calls_completes_in_its_first_episode() {
 
 #[test]
 fn fan_out_waits_for_all_and_keeps_the_order() {
-    // #25 ParallelOrchestration, LargeFanOut, FanOutOrchestration_LargeHistoryBatches
+    // As in DTFx: ParallelOrchestration, LargeFanOut, FanOutOrchestration_LargeHistoryBatches
     let mut hub = Hub::new().with(
         "FanOutFanIn",
         orchestrator(|ctx: OrchestrationContext, n: u64| async move {
@@ -117,7 +119,7 @@ fn counter() -> impl Orchestrator + 'static {
 
 #[test]
 fn an_actor_loses_no_event_over_its_generations() {
-    // #26 ActorOrchestration, #29 RestartOrchestrationWithExternalEvents
+    // As in DTFx: ActorOrchestration, RestartOrchestrationWithExternalEvents
     for together in [false, true] {
         let mut hub = Hub::new().with("Counter", counter());
         hub.start("Counter", "c", "0");
@@ -206,7 +208,7 @@ fn an_event_after_the_request_goes_to_the_generation_that_the_setting_names() {
 
 #[test]
 fn a_continued_generation_starts_with_the_events_in_dtfx_order() {
-    // #27 ContinueAsNewThenTimer, and the golden history of Eternal
+    // As in DTFx: ContinueAsNewThenTimer, and the golden history of Eternal
     let body = orchestrator(|ctx: OrchestrationContext, n: u32| async move {
         if n == 0 {
             ctx.continue_as_new(1)?;
@@ -241,7 +243,7 @@ fn a_continued_generation_starts_with_the_events_in_dtfx_order() {
 
 #[test]
 fn the_last_request_to_continue_as_new_counts_with_all_its_options() {
-    // #19 Context_ContinueAsNew_LastCallWins
+    // As in DTFx: Context_ContinueAsNew_LastCallWins
     let body = orchestrator(|ctx: OrchestrationContext, n: u32| async move {
         if n == 0 {
             let new_trace = ContinueAsNewOptions { version: Some("9".into()), generate_new_trace: true };
@@ -262,7 +264,7 @@ fn the_last_request_to_continue_as_new_counts_with_all_its_options() {
 
 #[test]
 fn approval_by_event_cancels_the_timer_and_timeout_escalates() {
-    // #28 TimerExpiration, TimerDelay, TimerCancellation
+    // As in DTFx: TimerExpiration, TimerDelay, TimerCancellation
     let mut hub = Hub::new().with("Approval", approval());
     hub.start("Approval", "yes", "");
     hub.start("Approval", "late", "20");
@@ -308,7 +310,7 @@ fn a_buffered_event_is_taken_at_once_but_the_timer_is_recorded() {
 
 #[test]
 fn many_instances_run_side_by_side() {
-    // #29 OrchestrationConcurrency
+    // As in DTFx: OrchestrationConcurrency
     let mut hub = Hub::new().with("HelloSequence", hello_sequence());
     for k in 0..200 {
         hub.start("HelloSequence", &format!("i{k}"), "");
@@ -319,7 +321,7 @@ fn many_instances_run_side_by_side() {
 
 #[test]
 fn two_orchestrations_converse_by_events() {
-    // #30 EventConversation
+    // As in DTFx: EventConversation
     for forget in [false, true] {
         let ping = orchestrator(move |ctx: OrchestrationContext, (): ()| async move {
             let me = ctx.instance_id().to_string();
@@ -386,7 +388,7 @@ fn fail_unhandled() -> impl Orchestrator + 'static {
 
 #[test]
 fn suspension_keeps_events_until_the_orchestration_resumes() {
-    // #32 SuspendResumeOrchestration
+    // As in DTFx: SuspendResumeOrchestration
     let mut hub = Hub::new().with("Approval", approval());
     hub.start("Approval", "s", "");
     hub.settle();
@@ -417,7 +419,7 @@ fn decisions_made_before_a_suspension_in_the_same_batch_are_sent_after_it() {
 
 #[test]
 fn termination_works_in_every_state() {
-    // #33 TerminateOrchestration, TerminatePending, TerminateSuspended
+    // As in DTFx: TerminateOrchestration, TerminatePending, TerminateSuspended
     let terminate = || EventKind::ExecutionTerminated { input: Some("not wanted".into()) };
     let mut hub = Hub::new().with("Approval", approval());
     for id in ["pending", "running", "suspended"] {
@@ -462,7 +464,7 @@ fn termination_and_continue_as_new_in_one_batch_end_terminated() {
 
 #[test]
 fn failures_end_the_orchestration_unless_it_catches_them() {
-    // #34 UnhandledActivityException, HandledActivityException, UnhandledOrchestrationException
+    // As in DTFx: UnhandledActivityException, HandledActivityException, UnhandledOrchestrationException
     let handled = orchestrator(|ctx: OrchestrationContext, (): ()| async move {
         match ctx.call_activity::<_, String>("Boom", "x").await {
             Ok(answer) => Output::Ok(answer),
@@ -491,14 +493,14 @@ fn failures_end_the_orchestration_unless_it_catches_them() {
                 (ErrorMode::FailureDetails, _) => format!("System.ArgumentException: {own_type}"),
                 _ => own_type.to_owned(),
             };
-            assert_eq!(hub.output(&id(name)), expected); // #13 FailureDetailsOnUnhandled
+            assert_eq!(hub.output(&id(name)), expected); // As in DTFx: FailureDetailsOnUnhandled
         }
     }
 }
 
 #[test]
 fn custom_status_is_stored_with_every_episode() {
-    // #43 ValidateCustomStatusPersists, ValidateNullCustomStatusPersists
+    // As in DTFx: ValidateCustomStatusPersists, ValidateNullCustomStatusPersists
     let body = orchestrator(|ctx: OrchestrationContext, (): ()| async move {
         ctx.set_custom_status(&serde_json::json!({"step": 1}))?;
         let _: String = ctx.call_activity("SayHello", "one").await?;
@@ -537,7 +539,7 @@ fn custom_status_is_carried_into_the_next_generation() {
 
 #[test]
 fn tags_reach_activities_and_children() {
-    // #17 Ensure…OrchestrationExecutionContext, #44 TagsAreAvailableInOrchestrationState
+    // As in DTFx: Ensure…OrchestrationExecutionContext, TagsAreAvailableInOrchestrationState
     let parent = orchestrator(|ctx: OrchestrationContext, (): ()| async move {
         let _: i32 = ctx.call_activity("Echo", 1).await?;
         let own = Tags::from_iter([("owner", "child"), ("level", "2")]);

@@ -425,7 +425,7 @@ fn oversized_checkpoints_are_split_and_lose_nothing() {
 
 #[test]
 fn versions_that_do_not_match_are_rejected_or_fail() {
-    // #37 OrchestrationFailsWithVersionMismatch, RejectsWithVersionMismatch, SucceedsWithVersion
+    // As in DTFx: OrchestrationFailsWithVersionMismatch, RejectsWithVersionMismatch, SucceedsWithVersion
     let run = |match_strategy, failure_strategy| {
         let versioning =
             VersioningSettings { worker_version: Some("0.9".into()), match_strategy, failure_strategy };
@@ -453,7 +453,7 @@ fn versions_that_do_not_match_are_rejected_or_fail() {
 
 #[test]
 fn scheduled_starts_keep_their_time_but_the_next_generation_does_not() {
-    // #22 CanCreateScheduledOrchestrations
+    // As in DTFx: CanCreateScheduledOrchestrations
     let later = ExecutionStarted { scheduled_start_time: Some(at(60)), ..started() };
     let later = message(Some("e1"), EventKind::ExecutionStarted(Box::new(later)));
     let time = |commit: &EpisodeCommit| match &commit.new_events[1].kind {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use taskhub_core::{ExecutionStarted, OrchestrationInstance};
+use taskhub_core::{ActionKind, ExecutionStarted, OrchestrationInstance};
 
 use super::*;
 use crate::*;
@@ -213,7 +213,8 @@ fn a_mismatch_stops_the_events_but_not_the_pending_decisions() {
     let mut execution = body(|ctx| async move {
         let a: Task<i32> = ctx.call_activity("A", 1);
         let b: Task<i32> = ctx.call_activity("B", 1);
-        (a.await?, b.await?);
+        a.await?;
+        b.await?;
         Ok(None)
     });
     let mut new = [mark(1), scheduled(7, "C"), completed(0, "1")];
@@ -335,7 +336,7 @@ fn retry_trace(policy: RetryPolicy) -> (Vec<String>, usize) {
 
 #[test]
 fn retries_create_the_timers_of_dtfx() {
-    // #8, #9, #10 RetryInterceptorTests; the history of golden `Retry`.
+    // As in DTFx: RetryInterceptorTests; the history of golden `Retry`.
     let policy = RetryPolicy::new(3, Duration::from_secs(1)).with_backoff_coefficient(2.0);
     let expected = [
         "0 ScheduleTask Boom",
@@ -371,7 +372,7 @@ fn retries_end_early_without_a_timer() {
 
 #[test]
 fn the_predicate_sees_the_failure_and_non_retriable_ones_are_final() {
-    // #12 ExceptionHandling.FailureDetailsOnHandled
+    // As in DTFx: ExceptionHandling.FailureDetailsOnHandled
     let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let seen = calls.clone();
     let policy = RetryPolicy::new(3, Duration::from_secs(1)).with_handle(move |failure| {
@@ -485,8 +486,7 @@ fn panics_fail_the_orchestration() {
             assert!(!early, "too early");
             async move {
                 let _: i32 = ctx.call_activity("Echo", 1).await?;
-                let nothing: Option<i32> = None;
-                Ok(Some(nothing.expect("nothing there").to_string()))
+                panic!("nothing there")
             }
         });
         let result = execution.advance(&[], &mut [mark(0), start(), completed(0, "1")]);
@@ -509,7 +509,7 @@ fn an_orchestrator_that_never_rests_is_stopped() {
 
 #[test]
 fn an_aborted_session_records_nothing() {
-    // #42 AbortOrchestrationAndActivity
+    // As in DTFx: AbortOrchestrationAndActivity
     let mut execution = body(|ctx| async move {
         drop(ctx.call_activity::<_, i32>("Echo", 1));
         Err(SessionAborted.into())

@@ -72,7 +72,7 @@ fn an_uncaught_activity_failure_is_encoded_as_dotnet_encodes_it() {
 
 #[test]
 fn the_cause_is_known_in_both_forms() {
-    // #11 ExceptionHandling.CatchInvalidOperationException
+    // As in DTFx: ExceptionHandling.CatchInvalidOperationException
     for failure in [
         failed_boom(Some(ACTIVITY_DETAILS), None),
         failed_boom(None, Some(FailureDetails::new("System.InvalidOperationException", "boom x"))),
@@ -92,7 +92,7 @@ fn the_cause_is_known_in_both_forms() {
 
 #[test]
 fn properties_and_causes_flow_into_failure_details() {
-    // #14 ExceptionPropertiesProvider_*
+    // As in DTFx: ExceptionPropertiesProvider_*
     let Value::Object(properties) = json!({"order": 17}) else { unreachable!() };
     let error = boom().with_properties(properties).non_retriable().with_source("disk full");
     let details = encode_activity_failure(&error, ErrorMode::FailureDetails).failure_details.unwrap();

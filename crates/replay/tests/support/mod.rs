@@ -1,6 +1,6 @@
 //! A task hub in memory: instances, one queue, activities, timers. Runs every episode twice, in an
 //! extended session and as a fresh replay of the stored history, and demands the same outcome.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses a part")]
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -109,7 +109,7 @@ impl Hub {
             settings: EpisodeSettings::default(),
             clock: ManualClock::default(),
             ids: CountingIds::new(0),
-            activity: Arc::new(|name, input| default_activity(name, input)),
+            activity: Arc::new(default_activity),
             instances: HashMap::new(),
             queue: VecDeque::new(),
             timers: BTreeMap::new(),
