@@ -32,6 +32,11 @@ impl OperationCounts {
         counts.iter().find(|((_, found), _)| *found == name).map(|(_, count)| *count).unwrap_or_default()
     }
 
+    /// Counts from zero again.
+    pub fn reset(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(super) fn add(&self, operation: Operation, failed: bool) {
         self.change(operation, |count| {
             count.count += 1;

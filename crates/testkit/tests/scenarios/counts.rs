@@ -1,0 +1,81 @@
+//! How many requests a scenario needs: exact counts, not times.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use taskhub_azure_storage::{AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub};
+use taskhub_client::{Start, TaskHubClient};
+use taskhub_core::{OrchestrationServiceClient, TaskHubName};
+use taskhub_storage::memory::MemoryStore;
+use taskhub_storage::request::{OperationCounts, RequestSettings};
+use taskhub_testkit::{VirtualClock, eventually, seeded_ids};
+use taskhub_worker::{Worker, samples};
+use tokio_util::sync::CancellationToken;
+
+/// All requests but the polls that bring nothing.
+fn essential(counts: &OperationCounts) -> BTreeMap<String, u64> {
+    let mut essential = BTreeMap::new();
+    for ((_, operation), count) in counts.snapshot() {
+        let n = match operation {
+            "GetMessages" => count.count - count.empty,
+            _ => count.count,
+        };
+        if n > 0 {
+            essential.insert(operation.to_owned(), n);
+        }
+    }
+    essential
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_isolated_hello_sequence_costs_no_more_requests_than_dotnet_needs() {
+    let clock = std::sync::Arc::new(VirtualClock::default());
+    let store = MemoryStore::new(clock.clone());
+    let name = TaskHubName::new("CountHub").unwrap();
+    let open = |id: &str, counts: &OperationCounts| {
+        let account = store.account().layered(RequestSettings::default(), counts);
+        let mut settings = AzureStorageSettings::new(name.clone(), id);
+        // Partitions are claimed once and not looked after again during the test.
+        settings.lease_acquire_interval = Duration::from_secs(24 * 3600);
+        settings.lease_interval = Duration::from_secs(3600);
+        settings.use_app_lease = false;
+        Hub::new(settings, account, clock.clone(), seeded_ids(1)).unwrap()
+    };
+    let (worker_counts, client_counts, other) =
+        (OperationCounts::default(), OperationCounts::default(), OperationCounts::default());
+    let service = std::sync::Arc::new(AzureStorageService::new(open("w1", &worker_counts)));
+    let worker = samples::register(
+        Worker::builder(service).clock(clock.clone()).ids(seeded_ids(2)),
+        Default::default(),
+    )
+    .build()
+    .unwrap();
+    let handle = worker.handle();
+    let task = tokio::spawn(worker.run(CancellationToken::new()));
+    eventually("all partitions owned", || async {
+        let rows = store.entities("CountHubPartitions");
+        (rows.len() == 4 && rows.iter().all(|r| r.str("CurrentOwner").is_some())).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    let backend = std::sync::Arc::new(AzureStorageClient::new(open("client", &client_counts)));
+    backend.create_hub().await.unwrap();
+    let client = TaskHubClient::new(backend).with_environment(clock.clone(), seeded_ids(3));
+    let observer = TaskHubClient::new(std::sync::Arc::new(AzureStorageClient::new(open("observer", &other))));
+    // One instance first, so that everything is warm; then one alone, counted.
+    client.start(Start::new("HelloSequence").instance_id("warm")).await.unwrap();
+    observer.wait_for_completion(&"warm".into(), Duration::from_secs(600)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    worker_counts.reset();
+    client_counts.reset();
+    client.start(Start::new("HelloSequence").instance_id("counted")).await.unwrap();
+    observer.wait_for_completion(&"counted".into(), Duration::from_secs(600)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (worker, client) = (essential(&worker_counts), essential(&client_counts));
+    assert!(worker.values().sum::<u64>() <= 33, "of the worker: {worker:?}");
+    assert!(client.values().sum::<u64>() <= 3, "of the client: {client:?}");
+    assert_eq!((worker["EntityGroupTransaction"], worker["PutMessage"], worker["DeleteMessage"]), (4, 6, 7));
+    handle.shutdown();
+    task.await.unwrap().unwrap();
+}

@@ -1,0 +1,11 @@
+//! The scenarios of the .NET provider's own test suite, each in a form of our own: workers, client and
+//! backend together on the embedded store, in virtual time. `docs/compatibility.md` maps their names.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod control;
+mod counts;
+mod errors;
+mod large_payloads;
+mod orchestrations;
+mod support;
+mod timers;
