@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use taskhub_core::{ExecutionId, InstanceId, Tags, TraceContext};
 use tokio_util::sync::CancellationToken;
@@ -8,13 +9,13 @@ use crate::executor::ActivityRequest;
 /// What an activity knows about its call. Cheap to clone.
 #[derive(Clone)]
 pub struct ActivityContext {
-    request: std::sync::Arc<ActivityRequest>,
+    request: Arc<ActivityRequest>,
 }
 
 impl ActivityContext {
     /// The context of a request; of use to tests that call an activity directly.
     pub fn new(request: ActivityRequest) -> Self {
-        Self { request: std::sync::Arc::new(request) }
+        Self { request: Arc::new(request) }
     }
 
     /// The orchestration that waits for the result.
@@ -79,12 +80,6 @@ impl ActivityContext {
 impl fmt::Debug for ActivityContext {
     /// Without input and tags.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ActivityContext")
-            .field("instance", &self.request.instance)
-            .field("task_id", &self.request.task_id)
-            .field("name", &self.request.name)
-            .field("version", &self.request.version)
-            .field("attempt", &self.request.attempt)
-            .finish_non_exhaustive()
+        f.debug_tuple("ActivityContext").field(&self.request).finish()
     }
 }

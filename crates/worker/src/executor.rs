@@ -56,7 +56,7 @@ pub trait ActivityExecutor: Send + Sync + fmt::Debug {
 }
 
 /// One activity call.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ActivityRequest {
     /// The orchestration that waits.
     pub instance: OrchestrationInstance,
@@ -78,6 +78,19 @@ pub struct ActivityRequest {
     pub attempt: u32,
     /// Cancelled when the worker shuts down: finish soon, or be repeated elsewhere.
     pub cancellation: CancellationToken,
+}
+
+impl fmt::Debug for ActivityRequest {
+    /// Without input and tags.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActivityRequest")
+            .field("instance", &self.instance)
+            .field("task_id", &self.task_id)
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How an activity ended, in the form in which the orchestration learns it.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use taskhub_core::{Clock, IdSource, OrchestrationService, RandomIds, ServiceError, SystemClock};
+use taskhub_core::{Clock, ErrorKind, IdSource, OrchestrationService, RandomIds, ServiceError, SystemClock};
 use taskhub_replay::{
     ActivityDefinition, OrchestrationContext, OrchestrationDefinition, Orchestrator, OrchestratorError,
     OrchestratorSource, ReplaySettings,
@@ -62,7 +62,8 @@ impl Worker {
     /// received; running work has `drain_timeout` to finish, after which it is given back.
     ///
     /// # Errors
-    /// The backend could not be started or not be stopped in order. All tasks have ended in any case.
+    /// The backend could not be started or not be stopped in order. `Internal`: it panicked while
+    /// receiving, which stops the worker. All tasks have ended in any case.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServiceError> {
         self.service.start().await?;
         let life = Lifecycle::default();
@@ -70,10 +71,11 @@ impl Worker {
         self.state.send_replace(WorkerState::Running);
         info!("worker started");
 
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = self.shutdown.cancelled() => {}
-        }
+        let crashed = tokio::select! {
+            () = shutdown.cancelled() => false,
+            () = self.shutdown.cancelled() => false,
+            _ = dispatchers.join_next() => true,
+        };
         info!("worker stopping");
         self.state.send_replace(WorkerState::Stopping);
         life.stopping.cancel();
@@ -101,6 +103,9 @@ impl Worker {
         let (stopped, ()) = tokio::join!(stop, finish);
         self.state.send_replace(WorkerState::Stopped);
         info!("worker stopped");
+        if crashed {
+            return Err(ServiceError::new(ErrorKind::Internal, "a dispatcher ended on its own"));
+        }
         stopped
     }
 

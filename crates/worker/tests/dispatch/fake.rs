@@ -84,13 +84,15 @@ impl FakeService {
         self.changed.notify_waiters();
     }
 
-    /// Lets the next calls of an operation fail, one kind each.
+    /// Lets the next calls of an operation fail, one kind each; `Internal` is a panic.
     pub(crate) fn fail(&self, operation: &'static str, kinds: &[ErrorKind]) {
         self.lock().failures.entry(operation).or_default().extend(kinds);
     }
 
     fn failure(&self, operation: &'static str) -> Result<(), ServiceError> {
-        match self.lock().failures.get_mut(operation).and_then(VecDeque::pop_front) {
+        let failure = self.lock().failures.get_mut(operation).and_then(VecDeque::pop_front);
+        match failure {
+            Some(ErrorKind::Internal) => panic!("prepared panic. operation=`{operation}`"),
             Some(kind) => Err(ServiceError::new(kind, format!("prepared failure. operation=`{operation}`"))),
             None => Ok(()),
         }

@@ -100,3 +100,17 @@ async fn a_backend_that_does_not_stop_in_order_is_reported_after_everything_has_
     assert_eq!(run.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(handle.state(), WorkerState::Stopped);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_panics_while_receiving_ends_the_worker_in_order() {
+    let service = FakeService::new();
+    service.fail("lock_next_orchestration", &[ErrorKind::Internal]);
+    let token = service.offer_activity("Slow", None);
+    let builder = service.worker().activity("Slow", |_, (): ()| async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Ok::<_, ActivityError>(())
+    });
+    let error = builder.build().unwrap().run(CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert_eq!(service.calls_of(token), [Call::CompleteActivity(token)]);
+}
