@@ -282,6 +282,9 @@ impl Machine {
     }
 
     /// Takes the decisions that have no event yet, in ascending order of their ids.
+    ///
+    /// Differs: a request to continue as new stays. DTFx forgets it between the episodes of an extended
+    /// session, where a replay would find it again.
     pub(crate) fn take_decisions(&mut self) -> BTreeMap<i32, ActionKind> {
         std::mem::take(&mut self.pending)
     }
@@ -410,6 +413,9 @@ impl Machine {
         self.buffered.entry(fold_case(name)).or_default().push_front((number, event));
     }
 
+    /// Ends a wait.
+    ///
+    /// Differs: in .NET a wait that lost a race stays and swallows the next event.
     pub(crate) fn forget_waiter(&mut self, name: &str, waiter: u64) {
         let key = fold_case(name);
         if let Some(waiters) = self.waiters.get_mut(&key) {

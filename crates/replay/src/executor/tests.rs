@@ -480,6 +480,28 @@ fn a_dropped_wait_gives_its_event_back() {
 }
 
 #[test]
+fn a_request_to_continue_as_new_outlives_the_episode() {
+    let run = |extended: bool| {
+        let mut execution = body(|ctx| async move {
+            let task: Task<i32> = ctx.call_activity("Echo", 1);
+            ctx.continue_as_new(5)?;
+            task.await?;
+            Ok(None)
+        });
+        let mut first = [mark(0), start()];
+        if extended {
+            execution.advance(&[], &mut first);
+            execution.advance(&[], &mut [mark(1), completed(0, "1")])
+        } else {
+            let past = [mark(0), start(), scheduled(0, "Echo")];
+            execution.advance(&past, &mut [mark(1), completed(0, "1")])
+        }
+    };
+    assert_eq!(short(&run(true)), ["1 ContinuedAsNew 5"]);
+    assert_eq!(run(true), run(false));
+}
+
+#[test]
 fn panics_fail_the_orchestration() {
     for early in [true, false] {
         let mut execution = body(move |ctx| {
