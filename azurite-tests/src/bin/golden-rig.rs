@@ -230,7 +230,11 @@ async fn act(client: &TaskHubClient, action: Action, id: &InstanceId, arguments:
 }
 
 async fn run_worker(hub: Hub, settings: WorkerSettings, fixed: bool, hold: Vec<Hold>) -> Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing::Level::WARN)
+        .init();
     let options = SampleOptions {
         fixed,
         hold,

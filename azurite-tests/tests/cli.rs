@@ -1,0 +1,152 @@
+//! The command line on a real account: the whole program but for its process.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, ensure};
+use azurite_tests::{account, connection, unique_hub_name};
+use clap::Parser;
+use serde_json::Value;
+use taskhub_cli::args::Cli;
+use taskhub_cli::{Console, Environment, Exit};
+use taskhub_storage::StorageAccount;
+use taskhub_testkit::eventually;
+
+/// What a command has written to standard output.
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A hub seen through command lines.
+struct Hub(String);
+
+impl Hub {
+    fn new() -> Self {
+        Self(unique_hub_name().to_string())
+    }
+
+    fn parse(&self, line: &[&str]) -> Result<Cli> {
+        let own = ["--task-hub-name", &self.0, "--connection-string-setting", "Emulator"];
+        Ok(Cli::try_parse_from(["taskhub"].iter().chain(line).chain(&own))?)
+    }
+
+    async fn run(&self, line: &[&str]) -> Result<(Exit, String)> {
+        let cli = self.parse(line)?;
+        let environment = Environment {
+            variable: Box::new(|name| (name == "Emulator").then(connection)),
+            directory: std::env::temp_dir(),
+        };
+        let out = Output::default();
+        let mut console = Console::to_writers(cli.common.output, out.clone(), io::sink());
+        let exit = taskhub_cli::run(cli, &environment, &mut console).await?;
+        let bytes = std::mem::take(&mut *out.0.lock().unwrap());
+        Ok((exit, String::from_utf8(bytes)?))
+    }
+
+    /// The output of a command that has to succeed.
+    async fn text(&self, line: &[&str]) -> Result<String> {
+        let (exit, out) = self.run(line).await.with_context(|| line.join(" "))?;
+        ensure!(exit == Exit::Done, "{}: {exit:?}", line.join(" "));
+        Ok(out)
+    }
+
+    async fn json(&self, line: &[&str]) -> Result<Value> {
+        Ok(serde_json::from_str(&self.text(&[line, &["--output", "json"]].concat()).await?)?)
+    }
+}
+
+/// Names of all queues, tables and containers that begin with the hub's name.
+async fn resources(account: &StorageAccount, hub: &str) -> Result<Vec<String>> {
+    let mut names = account.queues.list_queues(&hub.to_lowercase()).await?;
+    names.extend(account.tables.list_tables(hub).await?);
+    names.extend(account.blobs.list_containers(&hub.to_lowercase()).await?);
+    Ok(names)
+}
+
+#[tokio::test]
+async fn instances_are_started_listed_and_removed_with_no_worker() -> Result<()> {
+    let hub = Hub::new();
+    for id in ["a", "b", "c", "d", "with/slash#and?more"] {
+        hub.text(&["start-new", "--function-name", "HelloSequence", "--id", id, "--input", "[1, 2]"]).await?;
+    }
+    let state = hub.json(&["get-runtime-status", "--id", "with/slash#and?more", "--show-input"]).await?;
+    ensure!(state["OrchestrationStatus"] == 6 && state["Input"] == "[1,2]", "{state}");
+    let hidden = hub.json(&["get-runtime-status", "--id", "a"]).await?;
+    ensure!(hidden["Input"].is_null(), "{hidden}");
+
+    let mut pages = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = hub.json(&["get-instances", "--top", "2", "--continuation-token", &token]).await?;
+        pages.push(page["instances"].as_array().map(Vec::len));
+        match page["continuationToken"].as_str() {
+            Some(next) => token = next.to_owned(),
+            None => break,
+        }
+    }
+    ensure!(pages == [Some(2), Some(2), Some(1)], "{pages:?}");
+    let none = hub.json(&["get-instances", "--runtime-status", "running completed"]).await?;
+    ensure!(none["instances"] == serde_json::json!([]), "{none}");
+
+    ensure!(hub.run(&["purge-history", "--id", "a"]).await.is_err(), "a pending instance was purged");
+    let purged = hub.json(&["purge-history", "--id", "a", "--force"]).await?;
+    ensure!(purged["instancesDeleted"] == 1, "{purged}");
+    ensure!(hub.json(&["purge-history"]).await?["instancesDeleted"] == 0, "pending instances were purged");
+
+    hub.text(&["delete-task-hub", "--yes"]).await?;
+    let left = resources(&account()?, &hub.0).await?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_runs_what_the_commands_ask_for() -> Result<()> {
+    let hub = Hub::new();
+    hub.text(&["create-task-hub", "--partition-count", "2"]).await?;
+    let shown = hub.json(&["hub", "show"]).await?;
+    ensure!(shown["partitionCount"] == 2 && shown["queues"].as_array().map(Vec::len) == Some(3), "{shown}");
+
+    let worker = hub.run(&["worker", "--samples", "--worker-id", "cli-test"]);
+    let commands = async {
+        for (function, id) in [("HelloSequence", "hello"), ("Approval", "approval"), ("Approval", "doomed")] {
+            hub.text(&["start-new", "--function-name", function, "--id", id]).await?;
+        }
+        let hello = hub.json(&["wait", "--id", "hello", "--timeout", "60"]).await?;
+        ensure!(hello["Output"] == r#"["Hello Tokyo!","Hello Seattle!","Hello London!"]"#, "{hello}");
+        let history = hub.json(&["get-history", "--id", "hello"]).await?;
+        ensure!(history[1]["EventType"] == "ExecutionStarted" && history[1]["IsPlayed"] == true, "{history}");
+
+        eventually("the approval waits", || async {
+            let approval = hub.json(&["get-history", "--id", "approval"]).await.ok()?;
+            approval.as_array()?.iter().find(|e| e["EventType"] == "TimerCreated").map(drop)
+        })
+        .await;
+        let raise =
+            ["raise-event", "--id", "approval", "--event-name", "ApprovalEvent", "--event-data", "true"];
+        hub.text(&raise).await?;
+        let approval = hub.json(&["wait", "--id", "approval", "--timeout", "60"]).await?;
+        ensure!(approval["Output"] == r#""approved:true""#, "{approval}");
+
+        let said = hub.text(&["terminate", "--id", "doomed", "--reason", "not wanted"]).await?;
+        ensure!(said.ends_with("Successfully terminated 'doomed'\n"), "{said}");
+        let (exit, _) = hub.run(&["wait", "--id", "doomed"]).await?;
+        ensure!(exit == Exit::NotCompleted, "{exit:?}");
+        Ok(())
+    };
+    tokio::select! {
+        ended = worker => { ended?; anyhow::bail!("the worker ended") }
+        done = commands => done?,
+    }
+    hub.text(&["delete-task-hub"]).await?;
+    Ok(())
+}
