@@ -4,6 +4,28 @@
 //! Two implementations have the same semantics and pass the same contract suite: [`azure`], over the
 //! `azure_*` 0.21 packages (whose types do not leave this crate), and [`memory`], the embedded store.
 //! Nothing here knows what a task hub is.
+//!
+//! Requests go through one layer ([`request`]), which counts, bounds and repeats them. A [`connection`]
+//! says which account and by what right; keys, signatures and tokens never show in errors or `Debug`, and
+//! [`may_log`] keeps them out of the log.
+//!
+//! ```
+//! use std::{sync::Arc, time::Duration};
+//! use taskhub_core::SystemClock;
+//! use taskhub_storage::memory::MemoryStore;
+//! use taskhub_storage::request::{OperationCounts, RequestSettings};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+//! let counts = OperationCounts::default();
+//! let account = MemoryStore::new(Arc::new(SystemClock)).account().layered(RequestSettings::default(), &counts);
+//! account.queues.create_queue("hub-workitems").await?;
+//! account.queues.put_message("hub-workitems", "{}", Duration::ZERO).await?;
+//! let messages = account.queues.get_messages("hub-workitems", 32, Duration::from_secs(300)).await?;
+//! assert_eq!((messages.len(), counts.of("GetMessages").non_empty), (1, 1));
+//! # Ok::<(), taskhub_storage::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod azure;
 mod blob;

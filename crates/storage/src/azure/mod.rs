@@ -77,7 +77,7 @@ impl AzureStore {
         options: &AzureOptions,
     ) -> Result<StorageAccount> {
         let credentials = credentials(settings)?;
-        let client_options = client_options(settings, options)?;
+        let client_options = client_options(options)?;
         let at = |uri: &str| CloudLocation::Custom { account: settings.account.clone(), uri: uri.to_owned() };
         let endpoints = &settings.endpoints;
         let queues = azure_storage_queues::QueueServiceClientBuilder::with_location(
@@ -121,7 +121,7 @@ fn credentials(settings: &ConnectionSettings) -> Result<StorageCredentials> {
 
 /// One HTTP client for all three services: a pool of connections, no repetition, nothing unpacked on the
 /// way (blobs are stored gzipped).
-fn client_options(settings: &ConnectionSettings, options: &AzureOptions) -> Result<ClientOptions> {
+fn client_options(options: &AzureOptions) -> Result<ClientOptions> {
     let http = reqwest::Client::builder()
         .pool_max_idle_per_host(options.max_idle_connections)
         .pool_idle_timeout(options.idle_timeout)
@@ -129,11 +129,12 @@ fn client_options(settings: &ConnectionSettings, options: &AzureOptions) -> Resu
         .connect_timeout(options.connect_timeout)
         .timeout(options.requests.attempt_timeout)
         .no_gzip()
+        .redirect(reqwest::redirect::Policy::none())
         .build()
         .map_err(|_| connect_error("the HTTP client cannot be made"))?;
     let mut client_options =
         ClientOptions::new(TransportOptions::new(Arc::new(http))).retry(RetryOptions::none());
-    let requests = policy::Requests { ids: options.ids.clone(), table_url: settings.endpoints.table.clone() };
+    let requests = policy::Requests { ids: options.ids.clone() };
     client_options.per_call_policies_mut().push(Arc::new(requests) as Arc<dyn Policy>);
     client_options.per_retry_policies_mut().push(Arc::new(policy::Answers) as Arc<dyn Policy>);
     Ok(client_options)

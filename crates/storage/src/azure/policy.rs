@@ -4,6 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use azure_core::headers::{HeaderName, Headers};
 use azure_core::{Body, BytesStream, Context, Method, Policy, PolicyResult, Request, Response, StatusCode};
+use azure_storage::clients::ServiceType;
 use bytes::Bytes;
 use taskhub_core::IdSource;
 
@@ -58,8 +59,6 @@ impl Answer {
 #[derive(Debug)]
 pub(super) struct Requests {
     pub(super) ids: Arc<dyn IdSource>,
-    /// Requests below it are for tables.
-    pub(super) table_url: String,
 }
 
 #[async_trait]
@@ -72,16 +71,16 @@ impl Policy for Requests {
         if let Some(ExactPath(path)) = ctx.get::<ExactPath>() {
             request.url_mut().set_path(path);
         }
-        if request.url().as_str().starts_with(&self.table_url) {
-            if *request.method() == Method::Get && !request.url().path().ends_with("/Tables") {
-                // The package asks for full metadata, which triples the size of rows. It cannot read
-                // tables without.
+        let path = request.url().path();
+        match ctx.get::<ServiceType>() {
+            // The package asks for full metadata, which triples the size of rows. It cannot read tables
+            // without.
+            Some(ServiceType::Table) if *request.method() == Method::Get && !path.ends_with("/Tables") => {
                 request.insert_header(ACCEPT, "application/json;odata=minimalmetadata");
-            } else if request.url().path().ends_with("/$batch") {
-                replace_body(request, batch::rewrite);
             }
-        } else if request.url().path().ends_with("/messages") || request.url().path().contains("/messages/") {
-            replace_body(request, unescape_quotes);
+            Some(ServiceType::Table) if path.ends_with("/$batch") => replace_body(request, batch::rewrite),
+            Some(ServiceType::Queue) => replace_body(request, unescape_quotes),
+            _ => {}
         }
         next[0].send(ctx, request, &next[1..]).await
     }
@@ -98,10 +97,8 @@ fn replace_body(request: &mut Request, rewrite: impl FnOnce(&str) -> Option<Stri
 /// The package writes quotes as XML entities, although they need none inside an element. JSON is full of
 /// quotes, so a message that the service takes from .NET would be too large.
 fn unescape_quotes(xml: &str) -> Option<String> {
-    xml.contains("quot;")
-        .then(|| xml.replace("&quot;", "\""))
-        .or_else(|| xml.contains("&apos;").then(|| xml.to_owned()))
-        .map(|xml| xml.replace("&apos;", "'"))
+    let escaped = xml.contains("&quot;") || xml.contains("&apos;");
+    escaped.then(|| xml.replace("&quot;", "\"").replace("&apos;", "'"))
 }
 
 /// Sees every answer.

@@ -172,6 +172,9 @@ impl Requests {
 
 /// What an answer other than `Unavailable` means.
 fn conclude<T>(operation: Operation, error: Error, repeated: bool, nothing_found: Option<T>) -> Result<T> {
+    if operation.writes && error.kind() == ErrorKind::Data {
+        return Err(error.with_maybe_applied()); // a success that cannot be read
+    }
     if !repeated || !operation.writes {
         return Err(error);
     }

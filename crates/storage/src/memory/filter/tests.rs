@@ -130,3 +130,39 @@ fn filters_on_keys_bound_the_scan() {
     assert_eq!(bounds("not (PartitionKey eq 'a')"), (text(""), text(""), None));
     assert_eq!(bounds("PartitionKey lt '@' or PartitionKey ge 'A'"), (text(""), text(""), None));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "[ ()'a-zA-Z0-9.LeE+-]{0,40}|\\PC{0,40}") {
+        let _ = Filter::parse(&text);
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_does_not_match(
+        partition_key in "[a-c]{0,2}", row_key in "[a-c]{0,2}",
+        terms in proptest::collection::vec(("(PartitionKey|RowKey)", "(eq|ne|gt|ge|lt|le)", "[a-c]{0,2}", "(and|or)", "(not )?"), 1..5),
+    ) {
+        let mut text = String::new();
+        for (index, (name, comparison, value, join, not)) in terms.iter().enumerate() {
+            if index > 0 {
+                text.push_str(&format!(" {join} "));
+            }
+            text.push_str(&format!("{not}{name} {comparison} '{value}'"));
+        }
+        let filter = Filter::parse(&text).unwrap();
+        let columns = BTreeMap::new();
+        let row = Columns {
+            partition_key: &partition_key, row_key: &row_key, written_at: Timestamp::MIN, columns: &columns,
+        };
+        if filter.matches(&row) {
+            let bounds = filter.key_bounds();
+            let (first_partition, first_row) = bounds.first();
+            let keys = (partition_key.as_str(), row_key.as_str());
+            proptest::prop_assert!(keys >= (first_partition.as_ref(), first_row.as_ref()), "{text}");
+            if let Some((last_partition, last_row)) = bounds.last() {
+                proptest::prop_assert!(keys.0 < last_partition
+                    || keys.0 == last_partition && last_row.is_none_or(|last| keys.1 <= last), "{text}");
+            }
+        }
+    }
+}
