@@ -1,5 +1,7 @@
 //! The storage contract on the emulator, whose connection string is in `TASKHUB_TEST_CONNECTION`.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use taskhub_core::{IdSource, RandomIds};
 use taskhub_storage::StorageAccount;
 use taskhub_storage::azure::{AzureOptions, AzureStore};

@@ -1,6 +1,8 @@
 //! Every fault at every operation, through the request layer: each combination ends in bounded time, with
 //! the documented kind of error, and leaves the account as it was or as the operation makes it.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
