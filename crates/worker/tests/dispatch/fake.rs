@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskhub_core::{
-    ActivityWorkItem, Clock, EpisodeCommit, ErrorKind, EventKind, ExecutionStarted, HistoryEvent, LockToken,
-    OrchestrationInstance, OrchestrationService, OrchestrationWorkItem, SeededIds, ServiceError, TaskMessage,
-    Timestamp,
+    ActivityWorkItem, Clock, EpisodeCommit, ErrorKind, EventKind, ExecutionStarted, HistoryEvent, IdSource,
+    LockToken, OrchestrationInstance, OrchestrationService, OrchestrationWorkItem, SeededIds, ServiceError,
+    TaskMessage, Timestamp,
 };
 use taskhub_testkit::VirtualClock;
 use taskhub_worker::{Worker, WorkerBuilder};
@@ -43,6 +43,7 @@ struct State {
     session_messages: HashMap<LockToken, VecDeque<Vec<TaskMessage>>>,
     failures: HashMap<&'static str, VecDeque<ErrorKind>>,
     open: HashSet<LockToken>,
+    flaky: Option<SeededIds>,
     calls: Vec<(Duration, Call)>,
     commits: Vec<EpisodeCommit>,
     responses: Vec<TaskMessage>,
@@ -89,9 +90,18 @@ impl FakeService {
         self.lock().failures.entry(operation).or_default().extend(kinds);
     }
 
+    /// Lets one of four calls fail from now on.
+    pub(crate) fn make_flaky(&self, seed: u64) {
+        self.lock().flaky = Some(SeededIds::new(seed));
+    }
+
     fn failure(&self, operation: &'static str) -> Result<(), ServiceError> {
         let failure = self.lock().failures.get_mut(operation).and_then(VecDeque::pop_front);
-        match failure {
+        let random = self.lock().flaky.as_ref().map(|random| random.random() as usize);
+        let chance = random.filter(|random| random % 4 == 0).map(|random| {
+            [ErrorKind::Unavailable, ErrorKind::SessionAborted, ErrorKind::Data][random / 4 % 3]
+        });
+        match failure.or(chance) {
             Some(ErrorKind::Internal) => panic!("prepared panic. operation=`{operation}`"),
             Some(kind) => Err(ServiceError::new(kind, format!("prepared failure. operation=`{operation}`"))),
             None => Ok(()),

@@ -30,7 +30,11 @@ async fn running(builder: WorkerBuilder) -> Running {
 
 impl Running {
     async fn stop(self) {
+        self.end().await.unwrap();
+    }
+
+    async fn end(self) -> Result<(), ServiceError> {
         self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap()
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskhub_core::{ErrorKind, EventKind, HistoryEvent, OrchestrationInstance, OrchestrationStatus};
 use taskhub_worker::{
-    EpisodeError, EpisodeResult, OrchestrationContext, OrchestrationExecutor, OrchestrationSession,
-    OrchestratorError, SessionAborted, Turn, VersionFailure, VersionMatch, VersioningSettings, WorkerBuilder,
-    WorkerSettings,
+    ActivityError, EpisodeError, EpisodeResult, OrchestrationContext, OrchestrationExecutor,
+    OrchestrationSession, OrchestratorError, SessionAborted, Turn, VersionFailure, VersionMatch,
+    VersioningSettings, WorkerBuilder, WorkerSettings,
 };
 
 use crate::fake::{Call, FakeService};
@@ -329,4 +329,56 @@ async fn no_more_orchestrations_run_at_once_than_allowed() {
         .map(|at| at.as_secs())
         .collect();
     assert_eq!(ends, [1, 1, 1, 2, 2, 2, 3, 3, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_fails_every_work_item_is_stored_or_given_back_and_released_once() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let service = FakeService::new();
+        let orchestrations: Vec<_> = (0..60)
+            .map(|n| match n % 3 {
+                0 => service.offer_start(&format!("i{n}"), "TwoSteps", None),
+                1 => service.offer_start(&format!("i{n}"), "Unknown", None),
+                _ => service.offer("gone", Vec::new(), vec![service.message("gone", completed(0, "late"))]),
+            })
+            .collect();
+        let activities: Vec<_> =
+            (0..60).map(|n| service.offer_activity(["Step", "Unknown"][n % 2], Some("[1]"))).collect();
+        let settings = extended(if seed % 2 == 0 { 100 } else { 3 });
+        let builder = service
+            .worker()
+            .settings(settings)
+            .orchestration("TwoSteps", two_steps)
+            .activity("Step", |_, n: i64| async move { Ok::<_, ActivityError>(n) });
+        let worker = running(builder).await;
+        service.make_flaky(seed);
+        let ended = |call: &Call| matches!(call, Call::Release(_));
+        service.until("all ended", |s| s.calls().iter().filter(|c| ended(c)).count() == 60).await;
+        let ended = |call: &Call| matches!(call, Call::AbandonActivity(_));
+        service
+            .until("all answered", |s| {
+                s.responses().len() + s.calls().iter().filter(|c| ended(c)).count() == 60
+            })
+            .await;
+        // The backend may fail to stop, too.
+        let _ = worker.end().await;
+
+        assert_eq!(service.open(), 0);
+        for token in orchestrations {
+            let calls = service.calls_of(token);
+            let releases = calls.iter().filter(|call| **call == Call::Release(token)).count();
+            assert_eq!((releases, calls.last()), (1, Some(&Call::Release(token))), "{calls:?}");
+            let abandoned = calls.iter().position(|call| *call == Call::Abandon(token));
+            // Nothing is stored after the messages went back, and nothing is neither stored nor given back.
+            assert!(abandoned.is_none_or(|at| at + 2 == calls.len()), "{calls:?}");
+            assert!(calls.len() >= 2, "{calls:?}");
+        }
+        for token in activities {
+            let calls = service.calls_of(token);
+            let [.., Call::CompleteActivity(_) | Call::AbandonActivity(_)] = &calls[..] else {
+                panic!("{calls:?}")
+            };
+        }
+    }
 }
