@@ -18,7 +18,7 @@ struct Output(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.lock().expect("nobody panics while writing").extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -49,7 +49,7 @@ impl Hub {
         let out = Output::default();
         let mut console = Console::to_writers(cli.common.output, out.clone(), io::sink());
         let exit = taskhub_cli::run(cli, &environment, &mut console).await?;
-        let bytes = std::mem::take(&mut *out.0.lock().unwrap());
+        let bytes = std::mem::take(&mut *out.0.lock().expect("nobody panics while writing"));
         Ok((exit, String::from_utf8(bytes)?))
     }
 

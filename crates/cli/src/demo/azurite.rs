@@ -102,6 +102,11 @@ impl Emulator {
         self.child.id().unwrap_or_default()
     }
 
+    /// Where its data are.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// With explicit endpoints, as Storage Explorer takes it.
     pub(crate) fn connection_string(&self) -> ConnectionString {
         let mut text = format!("DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};");

@@ -117,7 +117,10 @@ pub(crate) async fn run(
     console: &mut Console,
 ) -> Result<Exit> {
     let signal = shutdown::on_signal()?;
-    let stage = Stage::open(common, &args, environment, console).await?;
+    let stage = tokio::select! {
+        stage = Stage::open(common, &args, environment, console) => stage?,
+        () = signal.cancelled() => bail!("interrupted"),
+    };
     let hub = wire::hub_in(stage.account.clone(), stage.settings())?;
     perform(&hub, &signal, console).await?;
     farewell(&stage, console)?;
@@ -241,10 +244,11 @@ async fn show_results(
 fn farewell(stage: &Stage, console: &mut Console) -> Result<()> {
     if let Some(emulator) = stage.emulator.as_ref().filter(|e| e.is_kept()) {
         console.note(&format!(
-            "\nThe emulator keeps running (process {}). Look at task hub '{}' with Storage Explorer or with\n\
-             `taskhub --task-hub-name {} --connection-string '...' hub show`, then end the process.\n\
-             Connection string:",
+            "\nThe emulator keeps running (process {}, data in {}). Look at task hub '{}'\n\
+             with Storage Explorer or with `taskhub hub show --task-hub-name {} --connection-string '...'`,\n\
+             then end the process. Connection string:",
             emulator.process_id(),
+            emulator.data().display(),
             stage.hub,
             stage.hub
         ))?;
