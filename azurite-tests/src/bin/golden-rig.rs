@@ -66,7 +66,7 @@ enum Verb {
         /// Write serialised exceptions into `Details`
         #[arg(long)]
         include_details: bool,
-        /// Never return from these calls: NAME[:INPUT][@N]
+        /// Never return from these calls: `NAME[:INPUT][@N]`
         #[arg(long)]
         hold: Vec<Hold>,
     },
@@ -78,7 +78,7 @@ enum Verb {
         scenario: String,
         /// Instance id
         instance: String,
-        /// Input, JSON or @FILE
+        /// Input, JSON or `@FILE`
         #[arg(allow_negative_numbers = true)]
         input: Option<String>,
         #[arg(long)]
@@ -110,20 +110,20 @@ enum Verb {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Action {
-    /// NAME [JSON]
+    /// Arguments: name, and JSON or nothing
     Raise,
     Signal,
-    /// [REASON]
+    /// Argument: reason or nothing
     Terminate,
-    /// [REASON]
+    /// Argument: reason or nothing
     Suspend,
-    /// [REASON]
+    /// Argument: reason or nothing
     Resume,
     Rewind,
     Purge,
     Status,
     History,
-    /// [SECONDS]
+    /// Argument: seconds, 60
     Wait,
 }
 
