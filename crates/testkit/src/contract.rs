@@ -3,3 +3,4 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "the functions are tests")]
 
 pub mod storage;
+pub mod workers;
