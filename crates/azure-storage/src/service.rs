@@ -36,6 +36,13 @@ use crate::tracking::store::TrackingStore;
 /// Wait before a failed read of a history is repeated. Source: Azure/durabletask,
 /// `OrchestrationSessionManager` (5 s).
 const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Waits between looks for the Instances row of a start that came first.
+const ROW_RETRY_DELAYS: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+];
 /// Interval of looks at the messages held by this process.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 /// Wait between looks at the sessions of a partition that is being drained.
@@ -353,25 +360,71 @@ impl Shared {
                 None => fresh.push(message),
             }
         }
-        let checked = join_all(fresh.into_iter().map(|message| self.check_received_start(message))).await;
-        let messages: Vec<_> = checked.into_iter().flatten().collect();
+        let checked =
+            join_all(fresh.into_iter().map(|message| self.clone().admit_received(partition, message))).await;
+        self.take_in(partition, checked.into_iter().flatten().collect()).await;
+    }
+
+    async fn take_in(self: &Arc<Self>, partition: PartitionId, messages: Vec<Arc<HeldMessage>>) {
         let Released { fetch, give_back } = self.sessions.add(partition, messages);
         self.give_back(give_back).await;
         self.fetch_histories(fetch);
     }
 
-    /// Start de-duplication. `None`: the message has been dropped or put back.
-    async fn check_received_start(&self, message: Arc<HeldMessage>) -> Option<Arc<HeldMessage>> {
-        let EventKind::ExecutionStarted(start) = &message.task().event.kind else { return Some(message) };
+    /// Start de-duplication. `None`: the message has been dropped, put back, or is looked at again soon.
+    async fn admit_received(
+        self: Arc<Self>,
+        partition: PartitionId,
+        message: Arc<HeldMessage>,
+    ) -> Option<Arc<HeldMessage>> {
+        match self.check_received_start(&message).await {
+            StartCheck::Process => return Some(message),
+            StartCheck::Drop => self.drop_start(&message).await,
+            StartCheck::PutBack if message.dequeue_count == 1 => {
+                let tasks = self.tasks.clone();
+                tasks.spawn(async move { self.await_row(partition, message).await });
+            }
+            StartCheck::PutBack => self.put_back(&message).await,
+        }
+        None
+    }
+
+    /// The client writes the row right after it has sent the start: looks for it some more times before the
+    /// message is put back for two seconds.
+    async fn await_row(self: Arc<Self>, partition: PartitionId, message: Arc<HeldMessage>) {
+        for delay in ROW_RETRY_DELAYS {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.stopping.cancelled() => {
+                    self.give_back(vec![message]).await;
+                    return;
+                }
+            }
+            match self.check_received_start(&message).await {
+                StartCheck::Process => return self.take_in(partition, vec![message]).await,
+                StartCheck::Drop => return self.drop_start(&message).await,
+                StartCheck::PutBack => {}
+            }
+        }
+        tracing::info!(
+            hub = %self.hub.name(), instance = %message.instance_id(),
+            "a start message has no Instances row yet and is put back"
+        );
+        self.put_back(&message).await;
+    }
+
+    async fn check_received_start(&self, message: &HeldMessage) -> StartCheck {
+        let EventKind::ExecutionStarted(start) = &message.task().event.kind else {
+            return StartCheck::Process;
+        };
         if start.parent.is_some() || self.hub.settings.disable_execution_started_deduplication {
-            return Some(message);
+            return StartCheck::Process;
         }
         let row = match self.tracking.instance_for_start(message.instance_id()).await {
             Ok(row) => row,
             Err(e) => {
                 tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot check a start message");
-                self.put_back(&message).await;
-                return None;
+                return StartCheck::PutBack;
             }
         };
         let visibility = self.hub.settings.control_queue_visibility_timeout;
@@ -381,21 +434,15 @@ impl Shared {
             dequeue_count: message.dequeue_count,
             received_at: message.locked_until().await - visibility,
         };
+        check_start(received, row.as_ref())
+    }
+
+    async fn drop_start(&self, message: &Arc<HeldMessage>) {
         let (hub, instance) = (self.hub.name(), message.instance_id());
-        match check_start(received, row.as_ref()) {
-            StartCheck::Process => return Some(message),
-            StartCheck::Drop => {
-                tracing::warn!(%hub, %instance, "a start message is a duplicate or stale and is dropped");
-                if let Err(e) = checkpoint::delete_all(self, std::slice::from_ref(&message)).await {
-                    tracing::warn!(%hub, %instance, error = e.chain(), "cannot drop a start message");
-                }
-            }
-            StartCheck::PutBack => {
-                tracing::info!(%hub, %instance, "a start message came before its Instances row and is put back");
-                self.put_back(&message).await;
-            }
+        tracing::warn!(%hub, %instance, "a start message is a duplicate or stale and is dropped");
+        if let Err(e) = checkpoint::delete_all(self, std::slice::from_ref(message)).await {
+            tracing::warn!(%hub, %instance, error = e.chain(), "cannot drop a start message");
         }
-        None
     }
 
     fn fetch_histories(self: &Arc<Self>, requests: Vec<FetchRequest>) {
