@@ -1,4 +1,3 @@
-use serde_json::Value;
 use taskhub_azure_storage::AzureStorageClient;
 use taskhub_client::{Start, TaskHubClient};
 use taskhub_core::{EventKind, OrchestrationStatus};
@@ -10,15 +9,7 @@ use crate::support::{Running, World};
 type Outcome<T> = Result<T, OrchestratorError>;
 
 fn echoing(world: &World) -> Running {
-    world.worker(|b| {
-        samples::register(b, Default::default()).orchestration(
-            "EchoInput",
-            |ctx: OrchestrationContext, input: Value| async move {
-                let answer: Value = ctx.call_activity("Echo", input).await?;
-                Outcome::Ok(answer)
-            },
-        )
-    })
+    world.worker(|b| samples::register(b, Default::default()))
 }
 
 async fn blobs(world: &World) -> usize {
