@@ -298,7 +298,7 @@ impl Execution {
 
     fn fail_with(&self, error: &(dyn std::error::Error + 'static)) {
         let Some(shared) = &self.shared else { return };
-        let failure = encode_orchestrator_failure(error, self.settings.error_mode);
+        let failure = encode_orchestrator_failure(error, self.settings.error_mode, &shared.started.name);
         let completion = CompletionAction {
             details: failure.details,
             failure_details: failure.failure_details,

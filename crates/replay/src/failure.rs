@@ -220,18 +220,27 @@ fn exception_to_details(exception: &Value, depth: usize) -> Option<FailureDetail
     })
 }
 
-/// Encodes the error of an activity for its `TaskFailed` event.
-pub fn encode_activity_failure(error: &(dyn Error + 'static), mode: ErrorMode) -> EncodedFailure {
-    encode(error, mode)
+/// Encodes the error of an activity for its `TaskFailed` event. `function` is the name of the activity;
+/// it stands where .NET has the stack trace, which a Rust error does not carry.
+pub fn encode_activity_failure(
+    error: &(dyn Error + 'static),
+    mode: ErrorMode,
+    function: &str,
+) -> EncodedFailure {
+    encode(error, mode, function)
 }
 
 /// Encodes the error with which an orchestrator ended, for its `ExecutionCompleted` event (reason and
 /// failure details) and for its parent (all of it).
 ///
 /// A non-determinism error and an input that cannot be read do not come from user code; .NET describes
-/// them as text instead of serialising them.
-pub fn encode_orchestrator_failure(error: &(dyn Error + 'static), mode: ErrorMode) -> EncodedFailure {
-    let mut failure = encode(error, mode);
+/// them as text instead of serialising them. `function` is the name of the orchestrator.
+pub fn encode_orchestrator_failure(
+    error: &(dyn Error + 'static),
+    mode: ErrorMode,
+    function: &str,
+) -> EncodedFailure {
+    let mut failure = encode(error, mode, function);
     let own = error.is::<NonDeterminism>() || error.is::<InputError>();
     if own && mode == ErrorMode::SerializedException {
         failure.details = Some(format!("Unhandled exception while executing orchestration: {error}"));
@@ -239,16 +248,19 @@ pub fn encode_orchestrator_failure(error: &(dyn Error + 'static), mode: ErrorMod
     failure
 }
 
-fn encode(error: &(dyn Error + 'static), mode: ErrorMode) -> EncodedFailure {
+fn encode(error: &(dyn Error + 'static), mode: ErrorMode, function: &str) -> EncodedFailure {
     let reason = error.to_string();
     match mode {
         ErrorMode::ReasonOnly => EncodedFailure { reason, ..EncodedFailure::default() },
         ErrorMode::SerializedException => {
-            let details = Some(serialized_exception(error, 0).to_string());
+            let details = Some(serialized_exception(error, 0, Some(function)).to_string());
             EncodedFailure { reason, details, failure_details: None }
         }
         ErrorMode::FailureDetails => {
-            let failure_details = Some(failure_details(error, 0));
+            let failure_details = Some(FailureDetails {
+                stack_trace: Some(stack_trace(function)),
+                ..failure_details(error, 0)
+            });
             EncodedFailure { reason, details: None, failure_details }
         }
     }
@@ -258,6 +270,11 @@ fn encode(error: &(dyn Error + 'static), mode: ErrorMode) -> EncodedFailure {
 #[derive(Debug, thiserror::Error)]
 #[error("the input of the orchestration cannot be read: {0}")]
 pub(crate) struct InputError(pub(crate) String);
+
+/// What is known of where an error was thrown, in the form of a .NET stack trace.
+fn stack_trace(function: &str) -> String {
+    format!("   at {function}")
+}
 
 fn type_of<'a>(error: &'a (dyn Error + 'static)) -> &'a str {
     if let Some(error) = error.downcast_ref::<ApplicationError>() {
@@ -293,9 +310,12 @@ fn failure_details(error: &(dyn Error + 'static), depth: usize) -> FailureDetail
     }
 }
 
+/// `Source` of a serialised exception: .NET names the assembly.
+const ERROR_SOURCE: &str = "taskhub";
+
 /// Newtonsoft's form of an exception: `$type`, the twelve members of `System.Exception`, then those of
 /// DTFx's own exceptions.
-fn serialized_exception(error: &(dyn Error + 'static), depth: usize) -> Value {
+fn serialized_exception(error: &(dyn Error + 'static), depth: usize, function: Option<&str>) -> Value {
     let class_name = type_of(error);
     let (clr_type, hresult) = clr_type(class_name);
     let task = error.downcast_ref::<TaskFailure>().filter(|failure| failure.kind != TaskKind::Payload);
@@ -305,7 +325,9 @@ fn serialized_exception(error: &(dyn Error + 'static), depth: usize) -> Value {
             .as_deref()
             .and_then(|details| serde_json::from_str(details).ok())
             .filter(Value::is_object),
-        None => error.source().filter(|_| depth < MAX_CAUSES).map(|e| serialized_exception(e, depth + 1)),
+        None => {
+            error.source().filter(|_| depth < MAX_CAUSES).map(|e| serialized_exception(e, depth + 1, None))
+        }
     };
     let mut exception = json!({
         "$type": clr_type,
@@ -314,12 +336,12 @@ fn serialized_exception(error: &(dyn Error + 'static), depth: usize) -> Value {
         "Data": null,
         "InnerException": inner,
         "HelpURL": null,
-        "StackTraceString": null,
+        "StackTraceString": function.map(stack_trace),
         "RemoteStackTraceString": null,
         "RemoteStackIndex": 0,
         "ExceptionMethod": null,
         "HResult": hresult,
-        "Source": null,
+        "Source": function.map(|_| ERROR_SOURCE),
         "WatsonBuckets": null,
     });
     if let (Some(failure), Some(members)) = (task, exception.as_object_mut()) {

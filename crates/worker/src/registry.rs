@@ -184,6 +184,7 @@ impl ActivityExecutor for LocalActivities {
         let Some(activity) = self.registry.activities.get(&key(&request.name, &version)) else {
             return Err(ExecutorError::Missing { name: request.name, version });
         };
+        let name = request.name.clone();
         let context = ActivityContext::new(request);
         // The function itself may panic as well as the future it returns.
         let running = AssertUnwindSafe(async move { activity(context).await });
@@ -196,7 +197,7 @@ impl ActivityExecutor for LocalActivities {
                 Err(ExecutorError::Aborted { reason: error.to_string() })
             }
             Err(error) => {
-                let failure = encode_activity_failure(error.as_ref(), self.error_mode);
+                let failure = encode_activity_failure(error.as_ref(), self.error_mode, &name);
                 Ok(ActivityOutcome::Failed {
                     reason: Some(failure.reason),
                     details: failure.details,

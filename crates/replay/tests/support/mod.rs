@@ -276,7 +276,7 @@ impl Hub {
                 EventKind::TaskCompleted { task_scheduled_id, result }
             }
             Err(error) => {
-                let failure = encode_activity_failure(error.as_ref(), self.replay.error_mode);
+                let failure = encode_activity_failure(error.as_ref(), self.replay.error_mode, &name);
                 EventKind::TaskFailed {
                     task_scheduled_id,
                     reason: Some(failure.reason),
