@@ -71,3 +71,8 @@ pub use taskhub_replay::{
     Timer, Turn, VersionFailure, VersionMatch, VersioningSettings, join, join_all, log, orchestrator, race,
     raw_orchestrator, select,
 };
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
