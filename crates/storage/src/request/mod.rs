@@ -148,7 +148,7 @@ impl Requests {
             let message = "no answer within the deadline";
             Err(Error::new(ErrorKind::Unavailable, operation.name, resource, message))
         });
-        self.counts.add(operation, outcome.is_err());
+        self.counts.add(operation, resource, outcome.is_err());
         outcome
     }
 

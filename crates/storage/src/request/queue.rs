@@ -33,7 +33,7 @@ impl QueueStore for Layer<dyn QueueStore> {
     ) -> Result<Vec<QueueMessage>> {
         let attempt = || self.inner.get_messages(queue, count, visibility_timeout);
         let messages = self.requests.run(op::GET_MESSAGES, queue, None, attempt).await?;
-        self.requests.counts.add_receive(op::GET_MESSAGES, messages.len());
+        self.requests.counts.add_receive(op::GET_MESSAGES, queue, messages.len());
         Ok(messages)
     }
 
