@@ -1,7 +1,10 @@
 //! The command line. Names and defaults are those of `func durable` where that tool has the command.
 
+mod bench;
+
 use std::time::Duration;
 
+pub use bench::{BenchArgs, Scenario};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use taskhub_core::{OrchestrationStatus, Timestamp};
 
@@ -108,6 +111,8 @@ pub enum Command {
     Worker(WorkerArgs),
     /// Show what a task hub does, on the embedded store or on a storage emulator
     Demo(DemoArgs),
+    /// Measure replay, codec, throughput and requests; nothing is left behind
+    Bench(BenchArgs),
 }
 
 /// Options of `start-new`.

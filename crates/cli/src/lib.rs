@@ -1,10 +1,11 @@
-//! The command line of a Durable Task hub: `func durable` and more, a worker, a demonstration.
+//! The command line of a Durable Task hub: `func durable` and more, a worker, a demonstration, measurements.
 //!
 //! [`run`] is the whole program but for the process: it takes parsed arguments ([`args::Cli`]), what the
 //! commands see of the process ([`Environment`]) and where they write ([`Console`]), and returns the
 //! [`Exit`]. `wire` is the only place that puts a backend, a client and a worker together.
 
 pub mod args;
+mod bench;
 mod commands;
 mod config;
 mod console;
@@ -57,6 +58,7 @@ pub fn start_logging(verbose: u8) {
 pub async fn run(cli: Cli, environment: &Environment, console: &mut Console) -> Result<Exit> {
     match cli.command {
         Command::Demo(args) => demo::run(&cli.common, args, environment, console).await,
+        Command::Bench(args) => bench::run(&cli.common, args, environment, console).await,
         Command::Worker(args) => worker::run(&cli.common, args, environment, console).await,
         Command::Hub(HubCommand::Show) => hub_view::run(&cli.common, environment, console).await,
         command => wire::session(&cli.common, &command, environment, console)?.run(command).await,

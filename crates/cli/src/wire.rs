@@ -13,6 +13,7 @@ use taskhub_core::{
 use taskhub_storage::StorageAccount;
 use taskhub_storage::azure::{AzureOptions, AzureStore};
 use taskhub_storage::connection::ConnectionSettings;
+use taskhub_storage::request::OperationCounts;
 
 use crate::args::{Command, CommonArgs, ConnectionString, HubCommand};
 use crate::commands::Session;
@@ -41,8 +42,17 @@ pub(crate) fn session<'a>(
 
 /// The services of an account.
 pub(crate) fn account(connection: &ConnectionString) -> Result<StorageAccount> {
+    counted_account(connection, &OperationCounts::default())
+}
+
+/// The services of an account, whose requests are counted.
+pub(crate) fn counted_account(
+    connection: &ConnectionString,
+    counts: &OperationCounts,
+) -> Result<StorageAccount> {
     let settings = ConnectionSettings::parse(&connection.0)?;
-    AzureStore::connect(&settings, &AzureOptions::default()).context("could not set up the storage client")
+    let options = AzureOptions { counts: counts.clone(), ..AzureOptions::default() };
+    AzureStore::connect(&settings, &options).context("could not set up the storage client")
 }
 
 /// A hub as configured. A partition count from the command line beats that of host.json.

@@ -7,7 +7,7 @@ mod view;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use azurite::Emulator;
+pub(crate) use azurite::Emulator;
 use patterns::{APPROVAL_EVENT, Expense, Report, WAITING};
 use serde_json::json;
 use taskhub_azure_storage::{AzureStorageSettings, Hub};

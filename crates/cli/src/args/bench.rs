@@ -1,0 +1,43 @@
+use clap::{Args, ValueEnum};
+
+/// Options of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure; may be repeated [default: all]
+    #[arg(long, value_enum, value_name = "SCENARIO")]
+    pub scenario: Vec<Scenario>,
+    /// Orchestrations of the throughput scenario
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub instances: u32,
+    /// Orchestrations under way at the same time
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub concurrency: u32,
+    /// Measure everything so many times and show the run in the middle
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub repeat: u32,
+    /// Run orchestrations on a storage emulator (Azurite), started for it, instead of the embedded store;
+    /// needs Node.js
+    #[arg(long, conflicts_with_all = ["connection_string", "connection_string_setting"])]
+    pub azurite: bool,
+    /// What a measurement in a process of its own is asked to do.
+    #[arg(long, hide = true, value_name = "SHAPE:EVENTS", exclusive = true)]
+    pub replay_here: Option<String>,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// Replay of long histories: events per second, peak memory.
+    Replay,
+    /// Messages and history rows, written and read: MB per second.
+    Codec,
+    /// `HelloSequence` many times: orchestrations per second, latency, requests.
+    Throughput,
+    /// One `HelloSequence` alone: every request it causes.
+    Isolated,
+}
+
+impl Scenario {
+    /// All of them, in the order in which they are measured.
+    pub const ALL: [Self; 4] = [Self::Replay, Self::Codec, Self::Throughput, Self::Isolated];
+}

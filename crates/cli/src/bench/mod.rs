@@ -1,0 +1,153 @@
+//! `bench`: how fast and how frugal everything is, on this machine.
+
+mod codec;
+mod conditions;
+mod history;
+mod isolated;
+mod median;
+mod observe;
+mod replay;
+mod report;
+mod requests;
+mod rig;
+mod throughput;
+
+use std::io::IsTerminal;
+
+use anyhow::{Result, bail};
+use history::Shape;
+use median::Runs;
+use report::Report;
+use rig::Place;
+
+use crate::args::{BenchArgs, CommonArgs, OutputForm, Scenario};
+use crate::config::Environment;
+use crate::console::Console;
+use crate::{Exit, shutdown};
+
+/// Measures what was asked for and shows the results.
+pub(crate) async fn run(
+    common: &CommonArgs,
+    args: BenchArgs,
+    environment: &Environment,
+    console: &mut Console,
+) -> Result<Exit> {
+    if let Some(task) = &args.replay_here {
+        console.json(&serde_json::to_value(replay::here(task)?)?)?;
+        return Ok(Exit::Done);
+    }
+    let mut progress = Progress { on: common.verbose > 0 || std::io::stderr().is_terminal(), console };
+    if cfg!(debug_assertions) {
+        progress.console.warn("This is a debug build; its figures say nothing about a release build.")?;
+    }
+    let mut report = Report::new(&conditions::now());
+    let wanted = |scenario| args.scenario.is_empty() || args.scenario.contains(&scenario);
+    if wanted(Scenario::Replay) {
+        measure_replay(&args, &mut report, &mut progress).await?;
+    }
+    if wanted(Scenario::Codec) {
+        measure_codec(&args, &mut report, &mut progress)?;
+    }
+    if wanted(Scenario::Throughput) || wanted(Scenario::Isolated) {
+        let interrupted = shutdown::on_signal()?;
+        let place = tokio::select! {
+            place = Place::open(common, &args, environment, interrupted.clone(), progress.console) => place?,
+            () = interrupted.cancelled() => bail!("interrupted"),
+        };
+        if wanted(Scenario::Throughput) {
+            measure_throughput(&place, &args, &mut report, &mut progress).await?;
+        }
+        if wanted(Scenario::Isolated) {
+            measure_isolated(&place, &args, &mut report, &mut progress).await?;
+        }
+    }
+    if console.form == Some(OutputForm::Json) {
+        console.json(&report.json())?;
+    } else {
+        console.data(report.text())?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Says what is being measured, when somebody watches.
+struct Progress<'a> {
+    on: bool,
+    console: &'a mut Console,
+}
+
+impl Progress<'_> {
+    fn say(&mut self, line: &str) -> Result<()> {
+        if self.on {
+            self.console.note(line)?;
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, what: &str, round: u32, of: u32) -> Result<()> {
+        if of == 1 {
+            self.say(&format!("{what} ..."))
+        } else {
+            self.say(&format!("{what} ({} of {of}) ...", round + 1))
+        }
+    }
+}
+
+async fn measure_replay(args: &BenchArgs, report: &mut Report, progress: &mut Progress<'_>) -> Result<()> {
+    let mut all = Vec::new();
+    for shape in Shape::ALL {
+        for length in replay::LENGTHS {
+            progress.say(&format!("replay: {}, {length} events ...", shape.name()))?;
+            let mut runs = Vec::new();
+            for _ in 0..args.repeat {
+                runs.push(replay::in_own_process(shape, length).await?);
+            }
+            all.push(Runs::new(runs, replay::Replayed::rate));
+        }
+    }
+    report.replay(&all);
+    Ok(())
+}
+
+fn measure_codec(args: &BenchArgs, report: &mut Report, progress: &mut Progress<'_>) -> Result<()> {
+    let mut rounds = Vec::new();
+    for round in 0..args.repeat {
+        progress.round("codec", round, args.repeat)?;
+        rounds.push(codec::measure_all()?);
+    }
+    let steps = 0..rounds[0].len();
+    let runs = steps.map(|step| {
+        Runs::new(rounds.iter().map(|r| r[step].clone()).collect(), codec::Coded::bytes_per_second)
+    });
+    report.codec(&runs.collect::<Vec<_>>());
+    Ok(())
+}
+
+async fn measure_throughput(
+    place: &Place,
+    args: &BenchArgs,
+    report: &mut Report,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let mut runs = Vec::new();
+    for round in 0..args.repeat {
+        progress.round(&format!("throughput: {} instances", args.instances), round, args.repeat)?;
+        runs.push(throughput::measure(place, args.instances, args.concurrency).await?);
+    }
+    report.throughput(place, args.concurrency, &Runs::new(runs, throughput::Throughput::rate));
+    Ok(())
+}
+
+async fn measure_isolated(
+    place: &Place,
+    args: &BenchArgs,
+    report: &mut Report,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let mut runs = Vec::new();
+    for round in 0..args.repeat {
+        progress.round("isolated", round, args.repeat)?;
+        runs.push(isolated::measure(place).await?);
+    }
+    report.isolated(place, &Runs::new(runs, |run| run.latency.as_secs_f64()));
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Tells when an orchestration has finished without asking the storage for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use taskhub_core::{
+    ActivityWorkItem, EpisodeCommit, InstanceId, LockToken, OrchestrationService, OrchestrationStatus,
+    OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp,
+};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// The end of an instance: its last episode is stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Finished {
+    pub(super) status: OrchestrationStatus,
+    pub(super) at: Instant,
+}
+
+/// Who waits for the end of which instance.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Waiting(Arc<Mutex<HashMap<InstanceId, oneshot::Sender<Finished>>>>);
+
+impl Waiting {
+    /// Asks to be told; before the instance is started.
+    pub(super) fn for_end_of(&self, instance: InstanceId) -> oneshot::Receiver<Finished> {
+        let (sender, receiver) = oneshot::channel();
+        self.lock().insert(instance, sender);
+        receiver
+    }
+
+    fn tell(&self, instance: &InstanceId, status: OrchestrationStatus) {
+        if let Some(sender) = self.lock().remove(instance) {
+            // Whoever has given up waiting does not mind.
+            let _ = sender.send(Finished { status, at: Instant::now() });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, oneshot::Sender<Finished>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A backend that tells the ends.
+pub(super) struct Observed {
+    pub(super) service: Arc<dyn OrchestrationService>,
+    pub(super) waiting: Waiting,
+}
+
+#[async_trait]
+impl OrchestrationService for Observed {
+    async fn complete_orchestration(
+        &self,
+        token: LockToken,
+        commit: EpisodeCommit,
+    ) -> Result<(), ServiceError> {
+        let (instance, status) = (commit.instance.instance_id.clone(), commit.status);
+        self.service.complete_orchestration(token, commit).await?;
+        if status.is_terminal() {
+            self.waiting.tell(&instance, status);
+        }
+        Ok(())
+    }
+
+    async fn start(&self) -> Result<(), ServiceError> {
+        self.service.start().await
+    }
+
+    async fn stop(&self, drain_timeout: Duration) -> Result<(), ServiceError> {
+        self.service.stop(drain_timeout).await
+    }
+
+    async fn lock_next_orchestration(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
+        self.service.lock_next_orchestration(timeout).await
+    }
+
+    async fn renew_orchestration(&self, token: LockToken) -> Result<Timestamp, ServiceError> {
+        self.service.renew_orchestration(token).await
+    }
+
+    async fn discard_orchestration(&self, token: LockToken) -> Result<(), ServiceError> {
+        self.service.discard_orchestration(token).await
+    }
+
+    async fn abandon_orchestration(&self, token: LockToken) -> Result<(), ServiceError> {
+        self.service.abandon_orchestration(token).await
+    }
+
+    async fn next_session_messages(
+        &self,
+        token: LockToken,
+    ) -> Result<Option<Vec<TaskMessage>>, ServiceError> {
+        self.service.next_session_messages(token).await
+    }
+
+    async fn release_orchestration(&self, token: LockToken) {
+        self.service.release_orchestration(token).await;
+    }
+
+    async fn lock_next_activity(&self, timeout: Duration) -> Result<Option<ActivityWorkItem>, ServiceError> {
+        self.service.lock_next_activity(timeout).await
+    }
+
+    async fn renew_activity(&self, token: LockToken) -> Result<Timestamp, ServiceError> {
+        self.service.renew_activity(token).await
+    }
+
+    async fn complete_activity(&self, token: LockToken, response: TaskMessage) -> Result<(), ServiceError> {
+        self.service.complete_activity(token, response).await
+    }
+
+    async fn abandon_activity(&self, token: LockToken) -> Result<(), ServiceError> {
+        self.service.abandon_activity(token).await
+    }
+}

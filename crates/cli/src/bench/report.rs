@@ -1,0 +1,197 @@
+//! The results, as tables and as JSON.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::codec::Coded;
+use super::isolated::{DOTNET_CLIENT, DOTNET_WORKER, Isolated, compared};
+use super::median::Runs;
+use super::replay::Replayed;
+use super::requests::{Purpose, Requests};
+use super::rig::Place;
+use super::throughput::Throughput;
+use crate::table::Table;
+
+/// Collects results in the order of measurement.
+pub(super) struct Report {
+    text: String,
+    json: Map<String, Value>,
+}
+
+impl Report {
+    pub(super) fn new(conditions: &Value) -> Self {
+        let words = conditions.as_object().into_iter().flatten().map(|(name, value)| {
+            format!("{name} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        });
+        let text = words.collect::<Vec<_>>().join(", ") + "\n";
+        Self { text, json: Map::from_iter([("conditions".to_owned(), conditions.clone())]) }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn json(self) -> Value {
+        Value::Object(self.json)
+    }
+
+    pub(super) fn replay(&mut self, all: &[Runs<Replayed>]) {
+        let mut table =
+            Table::new(["HISTORY", "EVENTS", "EVENTS/S", "ONE REPLAY", "PEAK MEMORY", "RANGE, EVENTS/S"]);
+        let mut values = Vec::new();
+        for runs in all {
+            let run = runs.median();
+            table.row([
+                run.shape.clone(),
+                run.events.to_string(),
+                format!("{:.0}", run.rate()),
+                millis(Duration::from_secs_f64(run.seconds)),
+                run.peak_memory_bytes.map_or_else(|| "-".to_owned(), |b| format!("{} MB", mega(b as f64))),
+                range(runs, |figure| format!("{figure:.0}")),
+            ]);
+            values.push(with_range(json!(run), "eventsPerSecond", run.rate(), runs));
+        }
+        self.section("Replay of a history but for its last two events, each in a process of its own", &table);
+        self.json.insert("replay".to_owned(), Value::Array(values));
+    }
+
+    pub(super) fn codec(&mut self, all: &[Runs<Coded>]) {
+        let mut table = Table::new(["STEP", "RESULT, CHARS", "BYTES", "PER SECOND", "MB/S", "RANGE, MB/S"]);
+        let mut values = Vec::new();
+        for runs in all {
+            let run = runs.median();
+            table.row([
+                run.step.to_owned(),
+                run.result_chars.to_string(),
+                run.bytes.to_string(),
+                format!("{:.0}", run.per_second),
+                mega(run.bytes_per_second()),
+                range(runs, mega),
+            ]);
+            values.push(with_range(json!(run), "bytesPerSecond", run.bytes_per_second(), runs));
+        }
+        self.section("A TaskCompleted with a result, as a message and as a row of the history", &table);
+        self.json.insert("codec".to_owned(), Value::Array(values));
+    }
+
+    pub(super) fn throughput(&mut self, place: &Place, concurrency: u32, runs: &Runs<Throughput>) {
+        let run = runs.median();
+        let (p50, p99) = (run.percentile(0.5), run.percentile(0.99));
+        let mut table =
+            Table::new(["INSTANCES", "AT A TIME", "PER SECOND", "P50", "P99", "RANGE, PER SECOND"]);
+        table.row([
+            run.instances.to_string(),
+            concurrency.to_string(),
+            format!("{:.1}", run.rate()),
+            millis(p50),
+            millis(p99),
+            range(runs, |figure| format!("{figure:.1}")),
+        ]);
+        self.section(&format!("HelloSequence, {}, one worker", place.name), &table);
+        let mut requests = Table::new(["REQUESTS PER ORCHESTRATION", "WORKER", "CLIENT"]);
+        let each = |n: u64| format!("{:.2}", n as f64 / f64::from(run.instances));
+        let (worker, client) = (run.worker.work(), run.client.work());
+        let mut names: Vec<_> = worker.keys().chain(client.keys()).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let of = |counts: &std::collections::BTreeMap<_, _>| each(counts.get(name).copied().unwrap_or(0));
+            requests.row([(*name).to_owned(), of(&worker), of(&client)]);
+        }
+        for (label, purpose) in [("all of these", Purpose::Work)].into_iter().chain(upkeep()) {
+            requests.row([
+                label.to_owned(),
+                each(run.worker.total(purpose)),
+                each(run.client.total(purpose)),
+            ]);
+        }
+        self.table(&requests);
+        let value = json!({
+            "store": place.name,
+            "maxPollingIntervalSeconds": place.max_polling_interval.as_secs_f64(),
+            "instances": run.instances,
+            "concurrency": concurrency,
+            "elapsedSeconds": run.elapsed.as_secs_f64(),
+            "p50Seconds": p50.as_secs_f64(),
+            "p99Seconds": p99.as_secs_f64(),
+            "workerRequests": run.worker.json(),
+            "clientRequests": run.client.json(),
+        });
+        self.json.insert("throughput".to_owned(), with_range(value, "perSecond", run.rate(), runs));
+    }
+
+    pub(super) fn isolated(&mut self, place: &Place, runs: &Runs<Isolated>) {
+        let run = runs.median();
+        let mut table = Table::new(["REQUEST", "OF", "COUNT", ".NET"]);
+        for (who, requests, dotnet) in
+            [("worker", &run.worker, &DOTNET_WORKER[..]), ("client", &run.client, &DOTNET_CLIENT[..])]
+        {
+            for (name, ours, theirs) in compared(requests, dotnet) {
+                table.row([name.to_owned(), who.to_owned(), ours.to_string(), theirs.to_string()]);
+            }
+            let total = requests.total(Purpose::Work);
+            let theirs: u64 = dotnet.iter().map(|(_, n)| n).sum();
+            table.row(["all of these".to_owned(), who.to_owned(), total.to_string(), theirs.to_string()]);
+        }
+        for (label, purpose) in upkeep() {
+            let row = |who: &str, requests: &Requests| {
+                [label.to_owned(), who.to_owned(), requests.total(purpose).to_string(), "-".to_owned()]
+            };
+            table.row(row("worker", &run.worker));
+        }
+        let title = format!(
+            "One HelloSequence alone, {}: latency {}; counted for {} until all was quiet",
+            place.name,
+            millis(run.latency),
+            millis(run.window),
+        );
+        self.section(&title, &table);
+        let value = json!({
+            "store": place.name,
+            "maxPollingIntervalSeconds": place.max_polling_interval.as_secs_f64(),
+            "windowSeconds": run.window.as_secs_f64(),
+            "workerRequests": run.worker.json(),
+            "clientRequests": run.client.json(),
+        });
+        let value = with_range(value, "latencySeconds", run.latency.as_secs_f64(), runs);
+        self.json.insert("isolated".to_owned(), value);
+    }
+
+    fn section(&mut self, title: &str, table: &Table) {
+        let _ = write!(self.text, "\n{title}\n");
+        self.table(table);
+    }
+
+    fn table(&mut self, table: &Table) {
+        self.text.push('\n');
+        self.text.push_str(&table.render());
+    }
+}
+
+fn upkeep() -> impl Iterator<Item = (&'static str, Purpose)> {
+    Purpose::UPKEEP.into_iter().map(|purpose| (purpose.name(), purpose))
+}
+
+/// The value with its main figure, and how far it varied when it was measured several times.
+fn with_range<T>(mut value: Value, name: &str, figure: f64, runs: &Runs<T>) -> Value {
+    value[name] = json!(figure);
+    let (lowest, highest) = runs.range();
+    value["runs"] = json!({"count": runs.count(), "lowest": lowest, "highest": highest});
+    value
+}
+
+fn range<T>(runs: &Runs<T>, form: impl Fn(f64) -> String) -> String {
+    let (lowest, highest) = runs.range();
+    if runs.count() == 1 { String::new() } else { format!("{} to {}", form(lowest), form(highest)) }
+}
+
+fn millis(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1e3)
+}
+
+/// Millions.
+fn mega(bytes: f64) -> String {
+    format!("{:.1}", bytes / 1e6)
+}

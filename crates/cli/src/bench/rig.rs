@@ -1,0 +1,213 @@
+//! A worker and a client on a hub of their own, each with its own count of requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use taskhub_azure_storage::names::ResourceNames;
+use taskhub_azure_storage::{AzureStorageSettings, Hub};
+use taskhub_client::{Start, TaskHubClient};
+use taskhub_core::{Clock, IdSource, InstanceId, OrchestrationStatus, RandomIds, SystemClock, TaskHubName};
+use taskhub_storage::StorageAccount;
+use taskhub_storage::memory::MemoryStore;
+use taskhub_storage::request::{OperationCounts, RequestSettings};
+use taskhub_worker::samples::{self, SampleOptions};
+use taskhub_worker::{Worker, WorkerSettings, WorkerState};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::observe::{Observed, Waiting};
+use crate::args::{BenchArgs, CommonArgs, ConnectionString};
+use crate::config::{Environment, HubConfig};
+use crate::console::Console;
+use crate::demo::Emulator;
+use crate::wire;
+
+/// The orchestration that is measured: three activities, one after the other.
+const ORCHESTRATION: &str = "HelloSequence";
+/// An orchestration that takes longer counts as lost.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Where orchestrations are measured.
+pub(super) struct Place {
+    pub(super) name: &'static str,
+    connection: Option<ConnectionString>,
+    /// Lives as long as it is needed.
+    _emulator: Option<Emulator>,
+    hub: Option<TaskHubName>,
+    clock: Arc<dyn Clock>,
+    /// Cancelled: stop measuring, but clean up.
+    interrupted: CancellationToken,
+    /// Longest pause between two receives: short where requests cost nothing.
+    pub(super) max_polling_interval: Duration,
+}
+
+impl Place {
+    pub(super) async fn open(
+        common: &CommonArgs,
+        args: &BenchArgs,
+        environment: &Environment,
+        interrupted: CancellationToken,
+        console: &mut Console,
+    ) -> Result<Self> {
+        let hub = common.task_hub_name.as_deref().map(TaskHubName::new).transpose()?;
+        if args.azurite {
+            let emulator = Emulator::start(false).await?;
+            return Ok(Self {
+                name: "Azurite",
+                connection: Some(emulator.connection_string()),
+                _emulator: Some(emulator),
+                max_polling_interval: Duration::from_millis(250),
+                ..Self::embedded(hub, Arc::new(SystemClock), interrupted)
+            });
+        }
+        if common.connection_string.is_some() || common.connection_string_setting.is_some() {
+            let common = CommonArgs {
+                task_hub_name: Some(new_hub_name()?.to_string()),
+                connection_string: common.connection_string.clone(),
+                connection_string_setting: common.connection_string_setting.clone(),
+                output: common.output,
+                verbose: common.verbose,
+            };
+            let config = HubConfig::load(&common, environment, console)?;
+            return Ok(Self {
+                name: "storage account",
+                connection: Some(config.connection),
+                max_polling_interval: Duration::from_secs(1),
+                ..Self::embedded(hub, Arc::new(SystemClock), interrupted)
+            });
+        }
+        Ok(Self::embedded(hub, Arc::new(SystemClock), interrupted))
+    }
+
+    /// The embedded store.
+    pub(super) fn embedded(
+        hub: Option<TaskHubName>,
+        clock: Arc<dyn Clock>,
+        interrupted: CancellationToken,
+    ) -> Self {
+        Self {
+            name: "embedded store",
+            connection: None,
+            _emulator: None,
+            hub,
+            clock,
+            interrupted,
+            max_polling_interval: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Runs orchestrations, one per call. Clones share client and worker.
+#[derive(Clone)]
+pub(super) struct Orchestrations {
+    client: TaskHubClient,
+    waiting: Waiting,
+}
+
+impl Orchestrations {
+    /// Runs one and returns how long it took, from the call of the client to the checkpoint of the last
+    /// episode. The storage is not asked for the state.
+    pub(super) async fn run(&self, id: &str) -> Result<Duration> {
+        let finished = self.waiting.for_end_of(InstanceId::new(id));
+        let begun = Instant::now();
+        self.client.start(Start::new(ORCHESTRATION).instance_id(id)).await?;
+        let finished = tokio::time::timeout(LONGEST, finished)
+            .await
+            .with_context(|| format!("an orchestration does not end. instance=`{id}`"))??;
+        if finished.status != OrchestrationStatus::Completed {
+            bail!("an orchestration did not complete. instance=`{id}` status=`{}`", finished.status);
+        }
+        Ok(finished.at - begun)
+    }
+}
+
+/// A worker that runs, and a client. To be stopped, whatever happened.
+pub(super) struct Rig {
+    client: TaskHubClient,
+    waiting: Waiting,
+    pub(super) names: ResourceNames,
+    pub(super) worker_counts: OperationCounts,
+    pub(super) client_counts: OperationCounts,
+    interrupted: CancellationToken,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), taskhub_core::ServiceError>>,
+}
+
+impl Rig {
+    /// Creates a hub and starts a worker on it, with an app lease, as it is usual.
+    pub(super) async fn start(place: &Place) -> Result<Self> {
+        let name = place.hub.clone().map_or_else(new_hub_name, Ok)?;
+        let (worker_counts, client_counts) = (OperationCounts::default(), OperationCounts::default());
+        let ids: Arc<dyn IdSource> = Arc::new(RandomIds);
+        // One store, seen through two counters.
+        let store = MemoryStore::new(place.clock.clone());
+        let open = |counts: &OperationCounts| -> Result<Hub> {
+            let account: StorageAccount = match &place.connection {
+                Some(connection) => wire::counted_account(connection, counts)?,
+                None => store.account().layered(RequestSettings::default(), counts),
+            };
+            let mut settings = AzureStorageSettings::new(name.clone(), wire::worker_id());
+            settings.max_queue_polling_interval = place.max_polling_interval;
+            Ok(Hub::new(settings, account, place.clock.clone(), ids.clone())?)
+        };
+        let (worker_hub, client_hub) = (open(&worker_counts)?, open(&client_counts)?);
+        if client_hub.detect().await?.is_some() {
+            bail!("the measurement makes a task hub and deletes it, but this one exists. hub=`{name}`");
+        }
+        let client = wire::client(&client_hub).with_environment(place.clock.clone(), ids.clone());
+        client.create_hub().await?;
+        let waiting = Waiting::default();
+        let service = Observed { service: wire::service(&worker_hub), waiting: waiting.clone() };
+        let worker = samples::register(Worker::builder(Arc::new(service)), SampleOptions::default())
+            .settings(WorkerSettings::default())
+            .clock(place.clock.clone())
+            .ids(ids)
+            .build()?;
+        let (handle, stop) = (worker.handle(), CancellationToken::new());
+        let running = tokio::spawn(worker.run(stop.clone()));
+        handle.reached(WorkerState::Running).await;
+        Ok(Self {
+            client,
+            waiting,
+            names: client_hub.names,
+            worker_counts,
+            client_counts,
+            interrupted: place.interrupted.clone(),
+            stop,
+            running,
+        })
+    }
+
+    /// Does something while the worker runs.
+    pub(super) async fn drive<T>(
+        &mut self,
+        what: impl AsyncFnOnce(&Orchestrations) -> Result<T>,
+    ) -> Result<T> {
+        let orchestrations = Orchestrations { client: self.client.clone(), waiting: self.waiting.clone() };
+        tokio::select! {
+            done = what(&orchestrations) => done,
+            () = self.interrupted.cancelled() => bail!("interrupted"),
+            ended = &mut self.running => {
+                ended.context("the worker crashed")?.context("the worker failed")?;
+                bail!("the worker ended early");
+            }
+        }
+    }
+
+    /// Stops the worker and deletes the hub.
+    pub(super) async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        if !self.running.is_finished() {
+            self.running.await.context("the worker crashed")?.context("the worker failed")?;
+        }
+        Ok(self.client.delete_hub().await?)
+    }
+}
+
+/// `TaskhubBench` and 8 random hex digits: nobody else's.
+fn new_hub_name() -> Result<TaskHubName> {
+    let chance = &RandomIds.guid().simple().to_string()[..8];
+    Ok(TaskHubName::new(format!("TaskhubBench{chance}"))?)
+}
