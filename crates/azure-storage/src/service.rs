@@ -43,6 +43,8 @@ const ROW_RETRY_DELAYS: [Duration; 4] = [
     Duration::from_millis(200),
     Duration::from_millis(400),
 ];
+/// Most moments an instance waits for results to come together.
+const LONGEST_LINGER: u32 = 10;
 /// Interval of looks at the messages held by this process.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 /// Wait between looks at the sessions of a partition that is being drained.
@@ -454,9 +456,10 @@ impl Shared {
 
     async fn fetch_history(&self, request: FetchRequest) {
         let instance = &request.instance;
-        while self.sessions.is_pending(request.batch) && !self.stopping.is_cancelled() {
+        while self.sessions.pending_len(request.batch).is_some() && !self.stopping.is_cancelled() {
             match self.tracking.history(&instance.instance_id, instance.execution_id.as_ref()).await {
                 Ok(history) => {
+                    self.linger(request.batch, &history.events).await;
                     self.sessions.loaded(request.batch, history);
                     return;
                 }
@@ -480,6 +483,25 @@ impl Shared {
                     }
                     return;
                 }
+            }
+        }
+    }
+
+    /// An instance that waits for several results gets those that come together in one episode: waits until
+    /// all have come, or none has for a moment.
+    async fn linger(&self, batch: u64, history: &[HistoryEvent]) {
+        let quiet = self.hub.settings.fan_in_linger;
+        let open = HistoryIndex::of(history).open_calls();
+        if quiet.is_zero() || open < 2 {
+            return;
+        }
+        let deadline = Instant::now() + quiet * LONGEST_LINGER;
+        let mut seen = self.sessions.pending_len(batch).unwrap_or(open);
+        while seen < open && Instant::now() < deadline && !self.stopping.is_cancelled() {
+            tokio::time::sleep(quiet).await;
+            match self.sessions.pending_len(batch) {
+                Some(now) if now > seen => seen = now,
+                _ => return,
             }
         }
     }

@@ -67,6 +67,9 @@ pub struct AzureStorageSettings {
     /// because its start may still be hidden in another worker's hands. Default: twice the visibility
     /// timeout.
     pub unknown_instance_grace: Duration,
+    /// How long an instance that waits for several results waits for the next one to come before its
+    /// episode begins, ten times at most. Each episode costs requests; zero begins at the first result.
+    pub fan_in_linger: Duration,
     /// Hands activities to this process when it waits for one: the request is put hidden and run with the
     /// receipt of the put, without being received.
     pub hand_off_local_activities: bool,
@@ -103,6 +106,7 @@ impl AzureStorageSettings {
             disable_execution_started_deduplication: false,
             drain_timeout: Duration::from_secs(60),
             unknown_instance_grace: visibility * 2,
+            fan_in_linger: Duration::from_millis(20),
             hand_off_local_activities: false,
         }
     }

@@ -11,6 +11,8 @@ pub(crate) struct HistoryIndex {
     /// How the execution ended.
     completion: Option<OrchestrationStatus>,
     suspended: bool,
+    /// Activities and sub-orchestrations whose results have not come.
+    open_calls: HashSet<i32>,
     event_ids: HashSet<i32>,
     entity_request_ids: HashSet<String>,
 }
@@ -38,6 +40,15 @@ impl HistoryIndex {
                 {
                     self.completion = Some(done.status);
                 }
+                EventKind::TaskScheduled { .. } | EventKind::SubOrchestrationInstanceCreated { .. } => {
+                    self.open_calls.insert(event.event_id);
+                }
+                EventKind::TaskCompleted { task_scheduled_id: id, .. }
+                | EventKind::TaskFailed { task_scheduled_id: id, .. }
+                | EventKind::SubOrchestrationInstanceCompleted { task_scheduled_id: id, .. }
+                | EventKind::SubOrchestrationInstanceFailed { task_scheduled_id: id, .. } => {
+                    self.open_calls.remove(id);
+                }
                 EventKind::ExecutionSuspended { .. } => self.suspended = true,
                 EventKind::ExecutionResumed { .. } => self.suspended = false,
                 EventKind::EventSent { instance_id, input: Some(input), .. } if instance_id.is_entity() => {
@@ -60,6 +71,11 @@ impl HistoryIndex {
             None if self.suspended => OrchestrationStatus::Suspended,
             None => OrchestrationStatus::Running,
         })
+    }
+
+    /// How many results the instance still waits for.
+    pub(crate) fn open_calls(&self) -> usize {
+        self.open_calls.len()
     }
 
     pub(crate) fn has_event_id(&self, id: i32) -> bool {

@@ -150,9 +150,9 @@ impl SessionManager {
         messages
     }
 
-    /// Whether the batch still waits for its history.
-    pub(crate) fn is_pending(&self, batch: u64) -> bool {
-        self.state().pending.iter().any(|b| b.id == batch)
+    /// How many messages the batch has; `None` when it is gone.
+    pub(crate) fn pending_len(&self, batch: u64) -> Option<usize> {
+        self.state().pending.iter().find(|b| b.id == batch).map(|b| b.messages.len())
     }
 
     /// Makes the first ready batch a session. A batch of an instance that is being worked on joins that
