@@ -32,8 +32,8 @@ pub(crate) async fn complete(
     let sender = Sender {
         // The sender is the execution with which the work item began, and its episode number includes the
         // running one; after continue-as-new within the work item the target tells the new execution.
-        instance: began_as,
-        episode: Some(tracked.index.episodes + 1),
+        instance: began_as.clone(),
+        episode: Some(tracked.index.episodes() + 1),
     };
 
     // 1. A retry repeats these.
@@ -44,7 +44,7 @@ pub(crate) async fn complete(
         .tracking
         .commit_history(HistoryCommit {
             instance: &commit.instance,
-            first_row: index.len,
+            first_row: index.len(),
             events: &commit.new_events,
             etag: tracked.etag.as_ref(),
         })
@@ -52,7 +52,7 @@ pub(crate) async fn complete(
 
     // 3. What queries see; repaired by the next message if a crash comes before it.
     index.extend(&commit.new_events);
-    shared.tracking.checkpoint_instance(&commit, &index, &committed).await?;
+    shared.tracking.checkpoint_instance(&commit, &index, &committed, began_as.execution_id.as_ref()).await?;
 
     // 4. Blobs of the execution that was replaced.
     if commit.replaces_history {
@@ -106,6 +106,9 @@ pub(crate) async fn delete_all(shared: &Shared, messages: &[Arc<HeldMessage>]) -
             })
         })
         .buffer_unordered(limit)
-        .try_collect()
+        // One failure must not leave the others undone.
+        .collect::<Vec<_>>()
         .await
+        .into_iter()
+        .collect()
 }

@@ -76,7 +76,8 @@ impl OrchestrationServiceClient for AzureStorageClient {
         }
         let execution_id = execution_id_from(&*self.hub.ids);
         let instance = OrchestrationInstance::new(request.instance_id.clone(), execution_id.clone());
-        let generation = existing.as_ref().map_or(0, |row| row.state.generation.unwrap_or(0) + 1);
+        let generation =
+            existing.as_ref().map_or(0, |row| row.state.generation.unwrap_or(0).saturating_add(1));
         let started = ExecutionStarted {
             instance: instance.clone(),
             parent: None,

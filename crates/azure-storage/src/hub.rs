@@ -10,7 +10,7 @@ use taskhub_core::{
     Clock, ErrorKind, IdSource, OrchestrationStatus, PartitionId, ServiceError, TaskHubName, Timestamp,
 };
 use taskhub_storage as storage;
-use taskhub_storage::{PutBlob, StorageAccount, TableQuery};
+use taskhub_storage::{LeaseState, PutBlob, StorageAccount, TableQuery};
 
 use crate::error::{failed, unreadable};
 use crate::names::{ResourceNames, TASK_HUB_INFO_BLOB};
@@ -141,12 +141,18 @@ impl Hub {
                 Detected::Incomplete { .. } if attempt < INCOMPLETE_ATTEMPTS => {
                     tokio::time::sleep(INCOMPLETE_INTERVAL).await;
                 }
+                // Its creator died. Who says how many partitions it was to have may finish it.
+                Detected::Incomplete { rows, queues }
+                    if self.settings.partition_count.is_some_and(|n| rows.max(queues) <= n as usize) =>
+                {
+                    return Ok(None);
+                }
                 Detected::Incomplete { rows, queues } => {
                     return Err(ServiceError::new(
                         ErrorKind::Data,
                         format!(
-                            "the hub's partition rows do not match its control queues; delete the hub or repair \
-                             it with the tool that made it. hub=`{}` rows=`{rows}` queues=`{queues}`",
+                            "the hub's partition rows do not match its control queues. Delete the hub, or finish \
+                             its creation by naming its partition count. hub=`{}` rows=`{rows}` queues=`{queues}`",
                             self.name()
                         ),
                     ));
@@ -245,6 +251,37 @@ impl Hub {
         Ok(queues.into_iter().filter(|q| self.names.partition_of_queue(q).is_some()).collect())
     }
 
+    /// Refuses a hub whose lease blobs are held at this moment: a worker of a blob partition manager reads
+    /// its queues, and does not see the Partitions table.
+    ///
+    /// # Errors
+    /// `Invalid` naming a blob that is leased.
+    pub(crate) async fn refuse_leased_blobs(&self) -> Result<(), ServiceError> {
+        let container = self.names.lease_container();
+        let mut continuation = None;
+        loop {
+            let page = match self.account.blobs.list_blobs(&container, "", continuation).await {
+                Ok(page) => page,
+                Err(e) if e.kind() == storage::ErrorKind::NotFound => return Ok(()),
+                Err(e) => return Err(self.failed("cannot list the lease blobs", e)),
+            };
+            if let Some(blob) = page.blobs.iter().find(|b| b.properties.lease == LeaseState::Leased) {
+                return Err(ServiceError::new(
+                    ErrorKind::Invalid,
+                    format!(
+                        "a worker of another partition manager reads this hub's queues. hub=`{}` blob=`{container}/{}`",
+                        self.name(),
+                        blob.name
+                    ),
+                ));
+            }
+            continuation = page.continuation;
+            if continuation.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// The hub's layout; creates the hub, with the table partition manager, where it does not exist.
     ///
     /// # Errors
@@ -256,10 +293,13 @@ impl Hub {
         }
     }
 
-    /// Creates what is missing, in DTFx's order, with the table partition manager.
+    /// Creates what is missing, with the table partition manager: all queues first, then the partition rows
+    /// from the last to the first, so that a hub that is half made never looks like a smaller one.
+    ///
+    /// Differs: DTFx makes queues and rows side by side.
     ///
     /// # Errors
-    /// `Unavailable` when the service is still deleting a hub of this name.
+    /// `Unavailable` when the service is still deleting a hub of this name; otherwise as [`Hub::detect`].
     pub async fn create(&self) -> Result<HubLayout, ServiceError> {
         let partition_count = self.settings.partition_count.unwrap_or(DEFAULT_PARTITION_COUNT);
         let StorageAccount { queues, tables, blobs } = &self.account;
@@ -280,20 +320,24 @@ impl Hub {
             self.when_deleted(|| tables.create_table(&history)),
             self.when_deleted(|| tables.create_table(&instances)),
             self.when_deleted(|| queues.create_queue(&work_items)),
-            try_join_all((0..partition_count).map(|partition| self.create_partition(PartitionId(partition)))),
+            try_join_all((0..partition_count).map(|partition| async move {
+                let queue = self.names.control_queue(PartitionId(partition));
+                self.when_deleted(|| queues.create_queue(&queue)).await
+            })),
         )?;
-        Ok(HubLayout { partition_count, manager: PartitionManagerKind::Table })
-    }
-
-    async fn create_partition(&self, partition: PartitionId) -> Result<(), ServiceError> {
-        let queue = self.names.control_queue(partition);
-        self.when_deleted(|| self.account.queues.create_queue(&queue)).await?;
-        let row = PartitionLease::free(queue).to_entity();
-        let insert = storage::TableOperation::Insert(row);
-        match self.account.tables.execute(&self.names.partitions_table(), insert).await {
-            Err(e) if e.kind() == storage::ErrorKind::AlreadyExists => Ok(()),
-            other => other.map(drop).map_err(|e| self.failed("cannot create a partition row", e)),
+        for partition in (0..partition_count).rev() {
+            let row = PartitionLease::free(self.names.control_queue(PartitionId(partition))).to_entity();
+            match tables.execute(&partitions, storage::TableOperation::Insert(row)).await {
+                Err(e) if e.kind() != storage::ErrorKind::AlreadyExists => {
+                    return Err(self.failed("cannot create a partition row", e));
+                }
+                _ => {}
+            }
         }
+        // Another process may have created the hub at the same time, with another count.
+        self.detect().await?.ok_or_else(|| {
+            self.unreadable("the hub is not there after its creation", "it was deleted at the same time")
+        })
     }
 
     /// Repeats a create while the service still deletes a resource of the same name.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use taskhub_core::{
     ActivityWorkItem, EpisodeCommit, ErrorKind, EventKind, ExecutionStarted, HistoryEvent, LockToken,
-    OrchestrationService, OrchestrationWorkItem, PartitionId, ServiceError, TaskMessage, Timestamp,
-    execution_id_from,
+    OrchestrationService, OrchestrationStatus, OrchestrationWorkItem, PartitionId, ServiceError, TaskMessage,
+    Timestamp, execution_id_from,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -31,7 +32,7 @@ use crate::session::admission::{
 };
 use crate::session::history_index::HistoryIndex;
 use crate::session::manager::{FetchRequest, Released, SessionManager, Taken};
-use crate::tracking::store::TrackingStore;
+use crate::tracking::store::{InstanceRow, TrackingStore};
 
 /// Wait before a failed read of a history is repeated. Source: Azure/durabletask,
 /// `OrchestrationSessionManager` (5 s).
@@ -47,12 +48,15 @@ const ROW_RETRY_DELAYS: [Duration; 4] = [
 const LONGEST_LINGER: u32 = 10;
 /// Interval of looks at the messages held by this process.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
+/// Renewals under way at once.
+const RENEWAL_CONCURRENCY: usize = 16;
 /// Wait between looks at the sessions of a partition that is being drained.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A task hub in Azure Storage as a worker uses it.
 pub struct AzureStorageService {
     hub: Hub,
+    starting: tokio::sync::Mutex<()>,
     running: OnceLock<Running>,
 }
 
@@ -62,6 +66,22 @@ struct Running {
     force: CancellationToken,
     manager: Mutex<Option<JoinHandle<()>>>,
     renewer: JoinHandle<()>,
+}
+
+/// A worker that is dropped without being stopped is like one that was killed: nothing of it runs on, its
+/// partitions and messages come back when their time is over.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.stopping.cancel();
+        self.renewer.abort();
+        if let Some(manager) = self.manager.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            manager.abort();
+        }
+        for (queue, task) in self.shared.queues().values() {
+            queue.stop.cancel();
+            task.abort();
+        }
+    }
 }
 
 /// What the parts of a running worker share.
@@ -82,7 +102,7 @@ pub(crate) struct Shared {
 impl AzureStorageService {
     /// A worker of a hub. Nothing happens before [`OrchestrationService::start`].
     pub fn new(hub: Hub) -> Self {
-        Self { hub, running: OnceLock::new() }
+        Self { hub, starting: tokio::sync::Mutex::default(), running: OnceLock::new() }
     }
 
     /// The hub.
@@ -103,6 +123,13 @@ impl AzureStorageService {
 #[async_trait]
 impl OrchestrationService for AzureStorageService {
     async fn start(&self) -> Result<(), ServiceError> {
+        let _starting = self.starting.lock().await;
+        if self.running.get().is_some() {
+            return Err(ServiceError::new(
+                ErrorKind::Invalid,
+                format!("the worker is started already. hub=`{}`", self.hub.name()),
+            ));
+        }
         let layout = self.hub.ensure().await?;
         if layout.manager != PartitionManagerKind::Table {
             return Err(ServiceError::new(
@@ -114,6 +141,7 @@ impl OrchestrationService for AzureStorageService {
                 ),
             ));
         }
+        self.hub.refuse_leased_blobs().await?;
         let receiver = Receiver::new(self.hub.clone());
         let shared = Arc::new(Shared {
             hub: self.hub.clone(),
@@ -132,17 +160,15 @@ impl OrchestrationService for AzureStorageService {
         let manager = tokio::spawn(manager.run(stop.clone(), force.clone()));
         let renewer = tokio::spawn(renew_held(shared.clone()));
         let running = Running { shared, stop, force, manager: Mutex::new(Some(manager)), renewer };
-        self.running.set(running).map_err(|running| {
-            running.renewer.abort();
-            running.force.cancel();
-            running.stop.cancel();
-            ServiceError::new(ErrorKind::Invalid, "the worker is started already")
-        })
+        // Guarded by `starting`: nobody else has set it.
+        let _ = self.running.set(running);
+        Ok(())
     }
 
     async fn stop(&self, drain_timeout: Duration) -> Result<(), ServiceError> {
         let running = self.running()?;
         let shared = &running.shared;
+        let deadline = Instant::now() + drain_timeout;
         // Stop receiving everywhere first; then sessions and activities finish; then rows are handed back.
         shared.stopping.cancel();
         shared.sessions.changed.notify_waiters();
@@ -159,9 +185,14 @@ impl OrchestrationService for AzureStorageService {
             running.force.cancel();
             let _ = tokio::time::timeout(Duration::from_secs(5), manager).await;
         }
+        // Episodes and activities that run may finish; their results count.
+        while (shared.sessions.any_active() || shared.work_items.any_locked()) && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
         running.renewer.abort();
         // Whatever is left was cut off: let others see it at once.
         shared.give_back(shared.sessions.all_held()).await;
+        shared.work_items.give_back_unstarted().await;
         shared.work_items.give_back_locked().await;
         shared.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(5), shared.tasks.wait()).await;
@@ -459,7 +490,7 @@ impl Shared {
         while self.sessions.pending_len(request.batch).is_some() && !self.stopping.is_cancelled() {
             match self.tracking.history(&instance.instance_id, instance.execution_id.as_ref()).await {
                 Ok(history) => {
-                    self.linger(request.batch, &history.events).await;
+                    self.linger(request.batch, history.index.open_calls()).await;
                     self.sessions.loaded(request.batch, history);
                     return;
                 }
@@ -489,9 +520,8 @@ impl Shared {
 
     /// An instance that waits for several results gets those that come together in one episode: waits until
     /// all have come, or none has for a moment.
-    async fn linger(&self, batch: u64, history: &[HistoryEvent]) {
+    async fn linger(&self, batch: u64, open: usize) {
         let quiet = self.hub.settings.fan_in_linger;
-        let open = HistoryIndex::of(history).open_calls();
         if quiet.is_zero() || open < 2 {
             return;
         }
@@ -509,7 +539,7 @@ impl Shared {
     /// Decides whether a session may run. `None`: its messages have been dealt with.
     async fn admit(&self, taken: Taken) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
         let Taken { token, instance, messages, history, .. } = taken;
-        let index = HistoryIndex::of(&history.events);
+        let index = history.index;
         let messages = self.keep_in_order(messages, &index).await;
         self.sessions.admit(token, messages.clone(), Vec::new());
         if messages.is_empty() {
@@ -578,20 +608,18 @@ impl Shared {
         messages: Vec<Arc<HeldMessage>>,
         index: &HistoryIndex,
     ) -> Vec<Arc<HeldMessage>> {
-        let mut kept = Vec::with_capacity(messages.len());
-        for message in messages {
-            let sender_is_entity = message.data.sender.as_ref().is_some_and(|s| s.instance_id.is_entity());
-            if is_out_of_order(message.task(), sender_is_entity, message.dequeue_count, index) {
-                tracing::info!(
-                    hub = %self.hub.name(), instance = %message.instance_id(),
-                    event = message.task().event.name(),
-                    "a reply came before its request was stored and is put back"
-                );
-                self.put_back(&message).await;
-            } else {
-                kept.push(message);
-            }
+        let (early, kept): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
+            let sender = message.data.sender.as_ref();
+            let sender_is_entity = sender.is_some_and(|s| s.instance_id.is_entity());
+            is_out_of_order(message.task(), sender_is_entity, message.dequeue_count, index)
+        });
+        for message in &early {
+            tracing::info!(
+                hub = %self.hub.name(), instance = %message.instance_id(), event = message.task().event.name(),
+                "a reply came before its request was stored and is put back"
+            );
         }
+        join_all(early.iter().map(|message| self.put_back(message))).await;
         kept
     }
 
@@ -601,19 +629,24 @@ impl Shared {
         messages: &[Arc<HeldMessage>],
     ) -> Result<(), ServiceError> {
         let Some(first) = messages.first() else { return Ok(()) };
+        if self.sessions.has_pending_start(first.instance_id()) {
+            // The start has come meanwhile: these messages join it when this session ends.
+            self.sessions.admit(token, Vec::new(), messages.to_vec());
+            return Ok(());
+        }
         let row = self.tracking.instance_row(first.instance_id()).await?;
         let terminate =
             messages.iter().find(|m| matches!(m.task().event.kind, EventKind::ExecutionTerminated { .. }));
-        let oldest = messages.iter().map(|m| m.inserted_at).min().unwrap_or(Timestamp::MIN);
         let decision = without_history(
             row.as_ref().map(|r| &r.state),
             terminate.is_some(),
-            oldest,
-            self.hub.clock.now(),
-            self.hub.settings.unknown_instance_grace,
+            messages.iter().all(|m| self.is_young(m.inserted_at)),
         );
         let (hub, instance) = (self.hub.name(), first.instance_id());
         match (decision, terminate, row) {
+            (WithoutHistory::OtherExecution, _, Some(row)) => {
+                return self.settle_other_execution(token, messages, &row).await;
+            }
             (WithoutHistory::PutBack, ..) => {
                 tracing::info!(
                     %hub, %instance, messages = messages.len(),
@@ -624,12 +657,52 @@ impl Shared {
             }
             (WithoutHistory::Terminate, Some(terminate), Some(row)) => {
                 self.tracking.terminate_pending(&row, &terminate.task().event).await?;
+                if self.sessions.has_pending_start(instance) {
+                    // The start came while the row was written: it is terminated in its first episode.
+                    self.sessions.admit(token, Vec::new(), messages.to_vec());
+                    return Ok(());
+                }
             }
             _ => tracing::warn!(
                 %hub, %instance, messages = messages.len(), "no such instance: its messages are discarded"
             ),
         }
         self.discard(token, messages).await
+    }
+
+    /// The row is about an execution that these messages' history is not: those that name another one are
+    /// of an old generation, or of one whose first checkpoint is not written yet; all others are looked at
+    /// again with a fresh history.
+    async fn settle_other_execution(
+        &self,
+        token: LockToken,
+        messages: &[Arc<HeldMessage>],
+        row: &InstanceRow,
+    ) -> Result<(), ServiceError> {
+        let current = &row.state.instance.execution_id;
+        let (foreign, wanted): (Vec<_>, Vec<_>) = messages.iter().cloned().partition(|m| {
+            let target = &m.target().execution_id;
+            target.is_some() && target != current
+        });
+        if foreign.is_empty() {
+            // The row's own history is gone: a purge was cut off, or the row was written first.
+            if self.is_young(row.state.last_updated_at) || wanted.iter().any(|m| self.is_young(m.inserted_at))
+            {
+                self.abandon(token).await;
+                return Ok(());
+            }
+            return self.discard(token, messages).await;
+        }
+        self.sessions.admit(token, Vec::new(), wanted);
+        let (young, stale): (Vec<_>, Vec<_>) =
+            foreign.into_iter().partition(|m| self.is_young(m.inserted_at));
+        join_all(young.iter().map(|m| self.put_back(m))).await;
+        checkpoint::delete_all(self, &stale).await
+    }
+
+    /// Whether something from then may still be waiting for a message in another worker's hands.
+    fn is_young(&self, at: Timestamp) -> bool {
+        self.hub.clock.now().saturating_since(at) < self.hub.settings.unknown_instance_grace
     }
 
     async fn settle_finished(
@@ -644,9 +717,9 @@ impl Shared {
         if let Some(row) = &row
             && row.state.instance.execution_id.is_some()
             && row.state.instance.execution_id != execution_id
-            && row.state.status == Some(taskhub_core::OrchestrationStatus::Pending)
+            && !row.state.status.is_some_and(OrchestrationStatus::is_terminal)
         {
-            // The id has been started again and the start is not here yet: these messages are for it.
+            // The id has been started again, and this history is not the new execution's.
             self.abandon(token).await;
             return Ok(());
         }
@@ -717,13 +790,18 @@ async fn renew_held(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(RENEWAL_INTERVAL.min(visibility / 3)).await;
         let horizon = shared.hub.clock.now() + visibility / 2;
-        for message in shared.sessions.all_held() {
-            if message.locked_until().await < horizon
-                && let Err(e) = shared.renew(&message).await
-            {
-                tracing::debug!(hub = %shared.hub.name(), error = e.chain(), "cannot renew a message");
-            }
-        }
+        stream::iter(shared.sessions.all_held())
+            .for_each_concurrent(RENEWAL_CONCURRENCY, |message| {
+                let shared = &shared;
+                async move {
+                    if message.locked_until().await < horizon
+                        && let Err(e) = shared.renew(&message).await
+                    {
+                        tracing::debug!(hub = %shared.hub.name(), error = e.chain(), "cannot renew a message");
+                    }
+                }
+            })
+            .await;
     }
 }
 
@@ -777,7 +855,15 @@ impl PartitionOwner for Owner {
             // A receive that is under way brings messages which must be given back.
             let _ = task.await;
         }
-        shared.give_back(shared.sessions.close(partition)).await;
+        let unstarted = {
+            let queues = shared.queues();
+            if queues.contains_key(&partition) {
+                // The partition has become ours again while the receive was under way.
+                return;
+            }
+            shared.sessions.close(partition)
+        };
+        shared.give_back(unstarted).await;
         let deadline = Instant::now() + shared.hub.settings.drain_timeout;
         while shared.sessions.active_count(partition) > 0 && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_INTERVAL).await;

@@ -72,6 +72,12 @@ impl AppLease {
                 );
                 return Ok(false);
             }
+            // Somebody deleted the container; with it went the lease.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let created = blobs.create_container(&self.container).await;
+                created.map_err(|e| self.hub.failed("cannot create the app-lease container", e))?;
+                return Ok(false);
+            }
             Err(e) => return Err(self.hub.failed("cannot acquire the app lease", e)),
         }
         if info.owner.as_deref() != Some(own.as_str()) || info.desired_swap.is_some() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use taskhub_core::{PartitionId, ServiceError, Timestamp, WorkerId};
 use taskhub_storage::{Condition, ErrorKind, TableOperation};
 use tokio::task::JoinHandle;
@@ -16,8 +17,9 @@ use crate::partition::table::{self, Asker, Drain, Local, PartitionLease, Step};
 
 /// Interval while a hand-over is under way. Source: Azure/durabletask, `TablePartitionManager` (1 s).
 const HURRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Time for one look at all rows. Source: `PartitionTableOperationTimeout`.
-const ITERATION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for one request. Source: `PartitionTableOperationTimeout`, which DTFx applies to a whole look at
+/// all rows.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Failed looks in a row that are repeated at once. Source: `TablePartitionManager` (10).
 const QUICK_RETRIES: u32 = 10;
 
@@ -62,19 +64,15 @@ impl PartitionManager {
             let stopping = stop.is_cancelled();
             let shutting_down =
                 stopping || (lease_task.is_some() && !self.app_lease_held.load(Ordering::Relaxed));
-            let outcome = tokio::time::timeout(ITERATION_TIMEOUT, self.iterate(shutting_down)).await;
+            let outcome = self.iterate(shutting_down).await;
             let (mut wait, mut finished) = (self.hub.settings.lease_acquire_interval, false);
             match outcome {
-                Ok(Ok(Iteration::Settled)) => (failures, finished) = (0, stopping),
-                Ok(Ok(Iteration::Moving)) => (failures, wait) = (0, HURRY_INTERVAL),
-                Ok(Ok(Iteration::Lost)) => wait = Duration::from_millis(50),
-                Ok(Err(e)) => {
+                Ok(Iteration::Settled) => (failures, finished) = (0, stopping),
+                Ok(Iteration::Moving) => (failures, wait) = (0, HURRY_INTERVAL),
+                Ok(Iteration::Lost) => wait = Duration::from_millis(50),
+                Err(e) => {
                     failures += 1;
                     tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot look after the partitions");
-                }
-                Err(_) => {
-                    failures += 1;
-                    tracing::warn!(hub = %self.hub.name(), "looking after the partitions took too long");
                 }
             }
             if (1..QUICK_RETRIES).contains(&failures) {
@@ -150,14 +148,12 @@ impl PartitionManager {
     }
 
     async fn iterate(&mut self, shutting_down: bool) -> Result<Iteration, ServiceError> {
-        let rows = self.hub.partition_rows().await?.unwrap_or_default();
-        let mut moving = false;
+        let rows = self.bounded(self.hub.partition_rows()).await?.unwrap_or_default();
         let mut counts_for: Vec<Option<WorkerId>> = vec![None; rows.len()];
-        let mut after: Vec<PartitionLease> = Vec::with_capacity(rows.len());
-        for (at, row) in rows.into_iter().enumerate() {
+        let mut steps = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
             let Some(partition) = self.hub.names.partition_of_queue(&row.queue) else {
                 tracing::debug!(hub = %self.hub.name(), row = row.queue, "a row is not about a control queue");
-                after.push(row);
                 continue;
             };
             let asker = Asker {
@@ -166,19 +162,38 @@ impl PartitionManager {
                 lease_interval: self.hub.settings.lease_interval,
                 shutting_down,
             };
-            let step = table::step(&row, self.local(partition), &asker);
-            let Some(written) = self.carry_out(partition, &row, &step).await? else {
-                return Ok(Iteration::Lost);
-            };
-            moving |= step.hurry;
-            counts_for[at] = step.counts_for;
-            after.push(written);
+            let step = table::step(row, self.local(partition), &asker);
+            counts_for[at].clone_from(&step.counts_for);
+            self.before_write(partition, row, &step);
+            steps.push((at, partition, step));
+        }
+        let written = join_all(steps.iter().map(|(_, _, step)| async {
+            if step.changed { self.write(&step.lease).await } else { Ok(Some(step.lease.clone())) }
+        }))
+        .await;
+        let mut moving = steps.iter().any(|(_, _, step)| step.hurry);
+        let mut after = rows;
+        let (mut lost, mut failed) = (false, None);
+        for ((at, partition, step), written) in steps.into_iter().zip(written) {
+            match written {
+                Ok(Some(row)) => {
+                    self.after_write(partition, &step);
+                    after[at] = row;
+                }
+                Ok(None) => lost = true,
+                Err(e) => failed = Some(e),
+            }
+        }
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        if lost {
+            return Ok(Iteration::Lost);
         }
         if !shutting_down {
             let me = self.hub.settings.worker_id.clone();
             for at in table::balance(&counts_for, &me) {
-                let mut lease = after[at].clone();
-                lease.next_owner = Some(me.clone());
+                let lease = PartitionLease { next_owner: Some(me.clone()), ..after[at].clone() };
                 moving = true;
                 if self.write(&lease).await?.is_none() {
                     return Ok(Iteration::Lost);
@@ -186,6 +201,19 @@ impl PartitionManager {
             }
         }
         Ok(if moving { Iteration::Moving } else { Iteration::Settled })
+    }
+
+    /// A request that takes too long fails: the leases of all other rows must not wait for it.
+    async fn bounded<T>(
+        &self,
+        request: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<T, ServiceError> {
+        tokio::time::timeout(OPERATION_TIMEOUT, request).await.unwrap_or_else(|_| {
+            Err(ServiceError::new(
+                taskhub_core::ErrorKind::Unavailable,
+                format!("a request for partition rows took too long. hub=`{}`", self.hub.name()),
+            ))
+        })
     }
 
     fn local(&self, partition: PartitionId) -> Local {
@@ -197,14 +225,8 @@ impl PartitionManager {
         Local { receiving: self.owner.is_receiving(partition), drain }
     }
 
-    /// The order matters: stop before the row is given away, receive only once it is ours.
-    /// `None`: another worker has written the row.
-    async fn carry_out(
-        &mut self,
-        partition: PartitionId,
-        row: &PartitionLease,
-        step: &Step,
-    ) -> Result<Option<PartitionLease>, ServiceError> {
+    /// Stops before the row is given away.
+    fn before_write(&mut self, partition: PartitionId, row: &PartitionLease, step: &Step) {
         if step.stop_receiving {
             tracing::warn!(
                 hub = %self.hub.name(), queue = row.queue, owner = ?row.current_owner,
@@ -216,32 +238,33 @@ impl PartitionManager {
             let owner = self.owner.clone();
             self.drains.insert(partition, tokio::spawn(async move { owner.drain(partition).await }));
         }
-        let mut written = step.lease.clone();
-        if step.changed {
-            match self.write(&step.lease).await? {
-                Some(etag) => written = etag,
-                None => return Ok(None),
-            }
-        }
-        if step.lease.current_owner.is_none() {
+    }
+
+    /// Receives only once the row is ours.
+    fn after_write(&mut self, partition: PartitionId, step: &Step) {
+        if step.lease.current_owner.is_none() || step.receive {
             self.drains.remove(&partition);
         }
         if step.receive {
-            self.drains.remove(&partition);
             let lease_until = step.lease.expires_at.unwrap_or(Timestamp::MIN);
             self.owner.receive(partition, lease_until);
         }
-        Ok(Some(written))
     }
 
     async fn write(&self, lease: &PartitionLease) -> Result<Option<PartitionLease>, ServiceError> {
         let condition = lease.etag.clone().map_or(Condition::Any, Condition::Matches);
         let replace = TableOperation::Replace(lease.to_entity(), condition);
-        match self.hub.account.tables.execute(&self.hub.names.partitions_table(), replace).await {
-            Ok(etag) => Ok(Some(PartitionLease { etag, ..lease.clone() })),
-            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(None),
-            Err(e) => Err(self.hub.failed(format!("cannot write a partition row. row=`{}`", lease.queue), e)),
-        }
+        let table = self.hub.names.partitions_table();
+        self.bounded(async {
+            match self.hub.account.tables.execute(&table, replace).await {
+                Ok(etag) => Ok(Some(PartitionLease { etag, ..lease.clone() })),
+                Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(None),
+                Err(e) => {
+                    Err(self.hub.failed(format!("cannot write a partition row. row=`{}`", lease.queue), e))
+                }
+            }
+        })
+        .await
     }
 }
 

@@ -142,6 +142,11 @@ impl WorkItemQueue {
         self.state().locked.get(&token).cloned()
     }
 
+    /// Whether any request is being worked on.
+    pub(crate) fn any_locked(&self) -> bool {
+        !self.state().locked.is_empty()
+    }
+
     /// Ends a lock.
     pub(crate) fn take(&self, token: LockToken) -> Option<Arc<HeldMessage>> {
         self.state().locked.remove(&token)

@@ -3,8 +3,6 @@
 //! Source: Azure/durabletask, `OrchestrationSession.IsOutOfOrderMessage` and
 //! `AzureStorageOrchestrationService.IsExecutableInstanceAsync`.
 
-use std::time::Duration;
-
 use taskhub_core::{
     EventKind, ExecutionStarted, OrchestrationState, OrchestrationStatus, TaskMessage, Timestamp,
 };
@@ -86,6 +84,9 @@ pub(crate) enum WithoutHistory {
     PutBack,
     /// Mark the pending instance as terminated; its start will be discarded.
     Terminate,
+    /// The row is about another execution than the one whose history was looked for: messages that name
+    /// that other one are stale, the rest go to the row's.
+    OtherExecution,
     /// Nobody will ever want them.
     Discard,
 }
@@ -95,17 +96,15 @@ pub(crate) enum WithoutHistory {
 pub(crate) fn without_history(
     row: Option<&OrchestrationState>,
     has_terminate: bool,
-    oldest_inserted_at: Timestamp,
-    now: Timestamp,
-    grace: Duration,
+    is_young: bool,
 ) -> WithoutHistory {
-    let young = now.saturating_since(oldest_inserted_at) < grace;
     match row.and_then(|row| row.status) {
         Some(OrchestrationStatus::Pending) if has_terminate => WithoutHistory::Terminate,
         Some(OrchestrationStatus::Pending) => WithoutHistory::PutBack,
         Some(status) if status.is_terminal() => WithoutHistory::Discard,
-        _ if young => WithoutHistory::PutBack,
-        _ => WithoutHistory::Discard,
+        Some(_) => WithoutHistory::OtherExecution,
+        None if is_young => WithoutHistory::PutBack,
+        None => WithoutHistory::Discard,
     }
 }
 

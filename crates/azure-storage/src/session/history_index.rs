@@ -5,8 +5,8 @@ use taskhub_core::{EventKind, ExecutionStarted, HistoryEvent, OrchestrationStatu
 /// What admission needs to know of a history, without the events themselves.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct HistoryIndex {
-    pub(crate) len: usize,
-    pub(crate) episodes: i32,
+    len: usize,
+    episodes: i32,
     pub(crate) started: Option<(Box<ExecutionStarted>, Timestamp)>,
     /// How the execution ended.
     completion: Option<OrchestrationStatus>,
@@ -71,6 +71,16 @@ impl HistoryIndex {
             None if self.suspended => OrchestrationStatus::Suspended,
             None => OrchestrationStatus::Running,
         })
+    }
+
+    /// Number of events.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Number of episodes.
+    pub(crate) fn episodes(&self) -> i32 {
+        self.episodes
     }
 
     /// How many results the instance still waits for.

@@ -252,7 +252,10 @@ impl SessionManager {
             state.forget_all(&left);
             Released { fetch: Vec::new(), give_back: left }
         } else {
-            Released { fetch: state.route(session.partition, left), give_back: Vec::new() }
+            // What waited beside the session may have read the history before the session extended it.
+            let mut fetch = state.read_again(&session.instance.instance_id);
+            fetch.extend(state.route(session.partition, left));
+            Released { fetch, give_back: Vec::new() }
         };
         drop(state);
         self.changed.notify_waiters();
@@ -284,6 +287,18 @@ impl SessionManager {
         given
     }
 
+    /// Whether any session is being worked on.
+    pub(crate) fn any_active(&self) -> bool {
+        !self.state().active.is_empty()
+    }
+
+    /// Whether a start of the instance waits for its history.
+    pub(crate) fn has_pending_start(&self, instance_id: &InstanceId) -> bool {
+        let state = self.state();
+        let mut batches = state.pending.iter().filter(|b| b.instance.instance_id == *instance_id);
+        batches.any(|b| b.messages.iter().any(|m| m.is_start()))
+    }
+
     /// How many sessions of the partition are being worked on.
     pub(crate) fn active_count(&self, partition: PartitionId) -> usize {
         self.state().active.values().filter(|s| s.partition == partition).count()
@@ -298,6 +313,19 @@ impl State {
 
     fn session(&mut self, token: LockToken) -> Option<&mut Session> {
         self.by_token.get(&token).and_then(|id| self.active.get_mut(id))
+    }
+
+    /// Makes every pending batch of the instance read its history again.
+    fn read_again(&mut self, instance_id: &InstanceId) -> Vec<FetchRequest> {
+        let mut fetch = Vec::new();
+        for batch in self.pending.iter_mut().filter(|b| b.instance.instance_id == *instance_id) {
+            self.last_id += 1;
+            batch.id = self.last_id;
+            batch.history = None;
+            let instance = batch.instance.clone();
+            fetch.push(FetchRequest { batch: batch.id, partition: batch.partition, instance });
+        }
+        fetch
     }
 
     fn forget_all(&mut self, messages: &[Arc<HeldMessage>]) {
@@ -321,7 +349,7 @@ impl State {
             next: Vec::new(),
             deferred: Vec::new(),
             tracked: Tracked {
-                index: HistoryIndex::of(&history.events),
+                index: history.index.clone(),
                 etag: history.etag.clone(),
                 blob_names: history.blob_names.clone(),
             },

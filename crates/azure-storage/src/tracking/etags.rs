@@ -1,37 +1,44 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-use taskhub_core::InstanceId;
+use taskhub_core::{ExecutionId, InstanceId};
 use taskhub_storage::ETag;
 
 /// How many versions of Instances rows a worker remembers.
 const CAPACITY: usize = 20_000;
 
-/// Versions of Instances rows as this worker last read or wrote them, so that the next write can be
-/// conditional without reading the row again. Forgets the oldest.
+/// Versions of Instances rows as this worker last read or wrote them, with the execution they are about, so
+/// that the next write can be conditional without reading the row again. Forgets the oldest.
 #[derive(Debug, Default)]
 pub(crate) struct InstanceEtags(Mutex<State>);
 
+/// A row's version, and the execution the row is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remembered {
+    pub(crate) execution_id: Option<ExecutionId>,
+    pub(crate) etag: ETag,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    etags: HashMap<InstanceId, ETag>,
+    etags: HashMap<InstanceId, Remembered>,
     order: VecDeque<InstanceId>,
 }
 
 impl InstanceEtags {
-    pub(crate) fn get(&self, instance: &InstanceId) -> Option<ETag> {
+    pub(crate) fn get(&self, instance: &InstanceId) -> Option<Remembered> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).etags.get(instance).cloned()
     }
 
     /// `None` forgets: the row is gone, finished, or of unknown version.
-    pub(crate) fn set(&self, instance: &InstanceId, etag: Option<ETag>) {
+    pub(crate) fn set(&self, instance: &InstanceId, row: Option<Remembered>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match etag {
+        match row {
             None => {
                 state.etags.remove(instance);
             }
-            Some(etag) => {
-                if state.etags.insert(instance.clone(), etag).is_none() {
+            Some(row) => {
+                if state.etags.insert(instance.clone(), row).is_none() {
                     state.order.push_back(instance.clone());
                 }
                 while state.order.len() > CAPACITY {
@@ -51,11 +58,12 @@ mod tests {
     #[test]
     fn the_oldest_versions_are_forgotten() {
         let etags = InstanceEtags::default();
+        let row = Remembered { execution_id: None, etag: ETag::new("1") };
         for n in 0..=CAPACITY {
-            etags.set(&InstanceId::new(n.to_string()), Some(ETag::new("1")));
+            etags.set(&InstanceId::new(n.to_string()), Some(row.clone()));
         }
         assert_eq!(etags.get(&"0".into()), None);
-        assert_eq!(etags.get(&"1".into()), Some(ETag::new("1")));
+        assert_eq!(etags.get(&"1".into()), Some(row.clone()));
         etags.set(&"1".into(), None);
         assert_eq!(etags.get(&"1".into()), None);
         let state = etags.0.into_inner().unwrap();

@@ -13,7 +13,7 @@ use crate::hub::Hub;
 use crate::large_messages::LargeMessages;
 use crate::message;
 use crate::session::history_index::HistoryIndex;
-use crate::tracking::etags::InstanceEtags;
+use crate::tracking::etags::{InstanceEtags, Remembered};
 use crate::tracking::instance_row::RowContext;
 use crate::tracking::sentinel::Sentinel;
 use crate::tracking::{blob_column, history_row, instance_row, key, sentinel};
@@ -25,8 +25,12 @@ const MAX_BATCH_ROWS: usize = 99;
 const MAX_BATCH_BYTES: usize = 3 * 1024 * 1024;
 /// Rows deleted by one transaction. The service's limit.
 const MAX_DELETE_ROWS: usize = 100;
-/// Deleting transactions under way at once. Source: Azure/durabletask, `Table.DeleteBatchParallelAsync`.
+/// Deletes under way at once. Source: Azure/durabletask, `Table.DeleteBatchParallelAsync`.
 const DELETE_CONCURRENCY: usize = 10;
+/// Largest text of a column, in bytes of UTF-16. The service's limit.
+const MAX_COLUMN_BYTES: usize = 64 * 1024;
+/// Stands for a custom status that is larger.
+const TOO_LARGE_STATUS: &str = "\"the custom status is too large to be shown\"";
 /// How often an Instances row is read again when others write it at the same time.
 const INSTANCE_WRITE_ATTEMPTS: u32 = 5;
 
@@ -36,6 +40,8 @@ pub(crate) struct LoadedHistory {
     /// The execution, if there is a history or one was asked for.
     pub(crate) execution_id: Option<ExecutionId>,
     pub(crate) events: Vec<HistoryEvent>,
+    /// What admission needs to know of the events.
+    pub(crate) index: HistoryIndex,
     /// Version of the sentinel, also when it belongs to another execution.
     pub(crate) etag: Option<ETag>,
     /// Blobs the rows refer to.
@@ -119,8 +125,9 @@ impl TrackingStore {
                 "the last checkpoint was cut off between two batches; its episode is run again"
             );
         }
-        let events = rows.into_iter().map(|(event, _)| event).collect();
-        Ok(LoadedHistory { execution_id: current, events, etag, blob_names })
+        let events: Vec<_> = rows.into_iter().map(|(event, _)| event).collect();
+        let index = HistoryIndex::of(&events);
+        Ok(LoadedHistory { execution_id: current, events, index, etag, blob_names })
     }
 
     async fn rows(
@@ -343,11 +350,13 @@ impl TrackingStore {
 
     /// Deletes blobs that nothing refers to any more. A failure leaves them behind, until the purge.
     pub(crate) async fn delete_blobs(&self, names: Vec<String>) {
-        for name in names {
-            if let Err(e) = self.large().delete(&name).await {
-                tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot delete an old large message");
-            }
-        }
+        stream::iter(names)
+            .for_each_concurrent(DELETE_CONCURRENCY, |name| async move {
+                if let Err(e) = self.large().delete(&name).await {
+                    tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot delete an old large message");
+                }
+            })
+            .await;
     }
 
     // ---- instances: what workers write ----------------------------------------------------------------
@@ -377,19 +386,28 @@ impl TrackingStore {
         commit: &EpisodeCommit,
         index: &HistoryIndex,
         committed: &CommittedHistory,
+        began_as: Option<&ExecutionId>,
     ) -> Result<(), ServiceError> {
         let instance_id = &commit.instance.instance_id;
         let execution_id = commit.instance.execution_id.clone().unwrap_or_default();
         let container_url = self.large().container_url();
         let context = self.row_context(instance_id, &execution_id, &container_url);
         let events = commit.new_events.iter().zip(&committed.rows);
-        let mut row = instance_row::checkpoint(context, commit.custom_status.as_deref(), events);
+        let custom_status =
+            commit.custom_status.as_deref().map(|status| self.shown_status(instance_id, status));
+        let mut row = instance_row::checkpoint(context, custom_status, events);
         let blobs = blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids);
         self.upload(blobs).await?;
 
         let table = self.hub.names.instances_table();
-        let is_first = index.episodes == 1 && self.etags.get(instance_id).is_none();
-        let mut known = if is_first { Known::Absent } else { Known::of(self.etags.get(instance_id)) };
+        let remembered = self.etags.get(instance_id);
+        let is_first = index.episodes() == 1 && remembered.is_none();
+        // A row about another execution is one that a client has written for the next start of the id.
+        let remembered = remembered.filter(|row| {
+            row.execution_id.as_ref() == Some(&execution_id)
+                || (commit.replaces_history && row.execution_id.as_ref() == began_as)
+        });
+        let mut known = if is_first { Known::Absent } else { Known::of(remembered.map(|row| row.etag)) };
         for _ in 0..INSTANCE_WRITE_ATTEMPTS {
             let operation = match known {
                 Known::Version(etag) => TableOperation::Merge(row.clone(), Condition::Matches(etag)),
@@ -413,8 +431,9 @@ impl TrackingStore {
             };
             match self.hub.account.tables.execute(&table, operation).await {
                 Ok(etag) => {
-                    let finished = commit.status.is_terminal();
-                    self.etags.set(instance_id, etag.filter(|_| !finished));
+                    let etag = etag.filter(|_| !commit.status.is_terminal());
+                    let execution_id = Some(execution_id);
+                    self.etags.set(instance_id, etag.map(|etag| Remembered { execution_id, etag }));
                     return Ok(());
                 }
                 Err(e)
@@ -441,6 +460,20 @@ impl TrackingStore {
                 self.hub.name()
             ),
         ))
+    }
+
+    /// The custom status, or what stands for one that no column can hold.
+    ///
+    /// Differs: DTFx writes it anyway, and every checkpoint of the instance fails from then on.
+    fn shown_status<'a>(&self, instance_id: &InstanceId, status: &'a str) -> &'a str {
+        if blob_column::utf16_bytes(status) <= MAX_COLUMN_BYTES {
+            return status;
+        }
+        tracing::error!(
+            hub = %self.hub.name(), instance = %instance_id,
+            "the custom status is too large for the Instances table and is not shown"
+        );
+        TOO_LARGE_STATUS
     }
 
     /// Somebody has written the row: whether this episode is nevertheless the newest word on it.
@@ -529,7 +562,8 @@ impl TrackingStore {
     ) -> Result<Option<OrchestrationState>, ServiceError> {
         let row = self.instance_row(instance_id).await?;
         if let Some(row) = &row {
-            self.etags.set(instance_id, row.etag.clone());
+            let execution_id = row.state.instance.execution_id.clone();
+            self.etags.set(instance_id, row.etag.clone().map(|etag| Remembered { execution_id, etag }));
         }
         Ok(row.map(|row| row.state))
     }

@@ -6,4 +6,5 @@ mod bad_input;
 mod checkpoint;
 mod client;
 mod fleet;
+mod races;
 mod support;
