@@ -68,7 +68,8 @@ pub struct AzureStorageSettings {
     /// timeout.
     pub unknown_instance_grace: Duration,
     /// How long an instance that waits for several results waits for the next one to come before its
-    /// episode begins, ten times at most. Each episode costs requests; zero begins at the first result.
+    /// episode begins, ten times at most. Each episode costs requests; zero begins at the first result. The
+    /// default is the shortest polling delay of DTFx.
     pub fan_in_linger: Duration,
     /// Hands activities to this process when it waits for one: the request is put hidden and run with the
     /// receipt of the put, without being received.
@@ -106,7 +107,7 @@ impl AzureStorageSettings {
             disable_execution_started_deduplication: false,
             drain_timeout: Duration::from_secs(60),
             unknown_instance_grace: visibility * 2,
-            fan_in_linger: Duration::from_millis(20),
+            fan_in_linger: Duration::from_millis(50),
             hand_off_local_activities: false,
         }
     }
