@@ -50,12 +50,12 @@ pub struct AccessToken {
 
 /// Where Entra ID tokens come from: a managed identity, a workload identity, the Azure CLI ..
 ///
-/// The caller supplies one; this package has none of its own, because `azure_identity` 0.21 brings in
-/// OpenSSL.
+/// The caller supplies one. With the feature `entra`, `azure::entra` has some.
 #[async_trait]
 pub trait TokenProvider: Send + Sync + fmt::Debug {
     /// A token for the scope `https://storage.azure.com/.default`, valid for some more minutes. Called for
-    /// every request: the provider keeps its token. An error's text must not hold secrets.
+    /// every request: the provider keeps its token. An error's text goes into errors and logs, so it must not
+    /// hold secrets.
     async fn token(&self) -> Result<AccessToken, String>;
 }
 
@@ -81,6 +81,17 @@ pub struct Endpoints {
     pub blob: String,
 }
 
+/// Addresses of services as they are configured: where there is none, it is made from the account's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceAddresses {
+    /// Queues.
+    pub queue: Option<String>,
+    /// Tables.
+    pub table: Option<String>,
+    /// Blobs.
+    pub blob: Option<String>,
+}
+
 /// A storage account and the right to use it.
 #[derive(Debug, Clone)]
 pub struct ConnectionSettings {
@@ -92,7 +103,7 @@ pub struct ConnectionSettings {
     pub endpoints: Endpoints,
 }
 
-/// A connection string is wrong. Says which part, never its value.
+/// A connection string, or what stands for one, is wrong. Says which part, never its value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionStringError {
@@ -103,13 +114,13 @@ pub enum ConnectionStringError {
         number: usize,
     },
     /// A needed part is missing.
-    #[error("the connection string lacks a part. missing=`{key}`")]
+    #[error("the connection lacks a part. missing=`{key}`")]
     Missing {
         /// Its key.
         key: &'static str,
     },
     /// The value of a part is wrong.
-    #[error("a value in the connection string is wrong. key=`{key}` reason=`{reason}`")]
+    #[error("a value of the connection is wrong. key=`{key}` reason=`{reason}`")]
     Wrong {
         /// Its key.
         key: &'static str,
@@ -171,6 +182,38 @@ impl ConnectionSettings {
     ) -> Result<Self, ConnectionStringError> {
         let endpoints = cloud_endpoints("https", account, endpoint_suffix.unwrap_or(PUBLIC_SUFFIX))?;
         Ok(Self { account: account.to_owned(), credential: Credential::Token(provider), endpoints })
+    }
+
+    /// An account by Entra ID, at these addresses or at those of the public cloud. Without a name, all three
+    /// addresses are needed.
+    ///
+    /// # Errors
+    /// The name or an address is missing or wrong. `http` is for this machine only: elsewhere whoever listens
+    /// could take the token.
+    pub fn with_token_at(
+        account: Option<&str>,
+        addresses: ServiceAddresses,
+        provider: Arc<dyn TokenProvider>,
+    ) -> Result<Self, ConnectionStringError> {
+        let explicit = [addresses.queue, addresses.table, addresses.blob];
+        let derived = match account {
+            Some(account) if explicit.contains(&None) => {
+                Some(cloud_endpoints("https", account, PUBLIC_SUFFIX)?)
+            }
+            _ => None,
+        };
+        let endpoints = join_endpoints(explicit, derived)?;
+        let Endpoints { queue, table, blob } = &endpoints;
+        for (key, address) in [("QueueEndpoint", queue), ("TableEndpoint", table), ("BlobEndpoint", blob)] {
+            if !keeps_tokens(address) {
+                return Err(wrong(key, "http, which shows the token to others"));
+            }
+        }
+        let account = match account {
+            Some(account) => account.to_owned(),
+            None => account_of(blob).ok_or(ConnectionStringError::Missing { key: "AccountName" })?,
+        };
+        Ok(Self { account, credential: Credential::Token(provider), endpoints })
     }
 }
 
@@ -256,6 +299,18 @@ fn endpoint(key: &'static str, address: &str) -> Result<String, ConnectionString
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
+/// Whether nobody on the way sees a token that is sent to this address.
+fn keeps_tokens(endpoint: &str) -> bool {
+    let Ok(url) = Url::parse(endpoint) else { return false };
+    let here = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    here || url.scheme() == "https"
+}
+
 /// The account that an address names: the first label of a host name, or the first segment of the path
 /// when the host is an address or has no dot.
 fn account_of(endpoint: &str) -> Option<String> {
@@ -319,6 +374,56 @@ mod tests {
                 .unwrap_err(),
             ConnectionStringError::Missing { key: "QueueEndpoint" }
         );
+    }
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    #[async_trait]
+    impl TokenProvider for Nobody {
+        async fn token(&self) -> Result<AccessToken, String> {
+            Err("nobody".to_owned())
+        }
+    }
+
+    fn by_token(
+        account: Option<&str>,
+        [queue, table, blob]: [Option<&str>; 3],
+    ) -> Result<ConnectionSettings, ConnectionStringError> {
+        let [queue, table, blob] = [queue, table, blob].map(|address| address.map(str::to_owned));
+        ConnectionSettings::with_token_at(account, ServiceAddresses { queue, table, blob }, Arc::new(Nobody))
+    }
+
+    #[test]
+    fn accounts_by_entra_id_have_addresses_of_the_public_cloud_or_their_own() {
+        let found = by_token(Some("acct"), [None, Some("https://t.example/"), None]).unwrap();
+        assert_eq!(found.account, "acct");
+        assert_eq!(found.endpoints.queue, "https://acct.queue.core.windows.net");
+        assert_eq!(found.endpoints.table, "https://t.example");
+        let own = ["https://a.queue.x.y", "https://a.table.x.y", "https://acct.blob.x.y/"].map(Some);
+        let found = by_token(None, own).unwrap();
+        assert_eq!(
+            (found.account.as_str(), found.endpoints.blob.as_str()),
+            ("acct", "https://acct.blob.x.y")
+        );
+        let missing = by_token(None, [None, own[1], own[2]]).unwrap_err();
+        assert_eq!(missing, ConnectionStringError::Missing { key: "QueueEndpoint" });
+        assert!(by_token(Some("a/b?"), [None; 3]).is_err());
+    }
+
+    #[test]
+    fn tokens_are_not_sent_in_the_clear_to_another_machine() {
+        for here in ["http://127.0.0.1:10000/acct", "http://[::1]:1/acct", "http://localhost:10000/acct"] {
+            by_token(None, [Some(here); 3]).unwrap();
+        }
+        for elsewhere in ["http://acct.blob.core.windows.net", "http://10.0.0.1/acct", "http://localhost.x/a"]
+        {
+            let error = by_token(Some("acct"), [None, Some(elsewhere), None]).unwrap_err();
+            assert!(
+                matches!(error, ConnectionStringError::Wrong { key: "TableEndpoint", .. }),
+                "{elsewhere}"
+            );
+        }
     }
 
     #[test]

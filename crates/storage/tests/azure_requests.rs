@@ -149,4 +149,5 @@ async fn a_token_is_sent_as_a_bearer() {
     let account = server.account(Credential::Token(Arc::new(Provider(None))));
     let error = account.queues.put_message("queue", "x", Duration::ZERO).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().starts_with("no token from Entra ID: the identity has no token. "), "{error}");
 }

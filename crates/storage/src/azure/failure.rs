@@ -2,11 +2,12 @@ use std::error::Error as _;
 
 use azure_core::error::ErrorKind as AzureKind;
 
+use super::NoToken;
 use super::policy::Answer;
 use crate::{Error, ErrorKind};
 
 /// Turns a failure of the packages into ours. Their texts can hold bodies, URLs with signatures and
-/// headers, so none of them is kept.
+/// headers, so none of them is kept; only what a token provider says is.
 pub(super) fn failure(
     operation: &'static str,
     resource: &str,
@@ -27,7 +28,11 @@ pub(super) fn failure(
             Error::new(ErrorKind::Data, operation, resource, "the answer cannot be understood")
         }
         AzureKind::Credential => {
-            Error::new(ErrorKind::Denied, operation, resource, "the credential cannot be used")
+            let message = match no_token(error) {
+                Some(reason) => format!("no token from Entra ID: {reason}"),
+                None => "the credential cannot be used".to_owned(),
+            };
+            Error::new(ErrorKind::Denied, operation, resource, message)
         }
         _ => Error::new(ErrorKind::Invalid, operation, resource, "the request cannot be sent"),
     };
@@ -35,6 +40,18 @@ pub(super) fn failure(
         Some(index) => failed.at_index(index),
         None => failed,
     }
+}
+
+/// What the token provider said.
+fn no_token(error: &azure_core::Error) -> Option<&NoToken> {
+    let mut cause = error.source();
+    while let Some(found) = cause {
+        if let Some(reason) = found.downcast_ref() {
+            return Some(reason);
+        }
+        cause = found.source();
+    }
+    None
 }
 
 /// Why there was no answer, in words that hold no URL.

@@ -7,6 +7,8 @@
 mod batch;
 mod blob;
 mod entity;
+#[cfg(feature = "entra")]
+pub mod entra;
 mod failure;
 mod policy;
 mod queue;
@@ -140,6 +142,11 @@ fn client_options(options: &AzureOptions) -> Result<ClientOptions> {
     Ok(client_options)
 }
 
+/// What a token provider says of its failure, on its way through the packages.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoToken(String);
+
 /// A token provider as the packages want it.
 #[derive(Debug)]
 struct Tokens(Arc<dyn TokenProvider>);
@@ -147,8 +154,8 @@ struct Tokens(Arc<dyn TokenProvider>);
 #[async_trait]
 impl azure_core::auth::TokenCredential for Tokens {
     async fn get_token(&self, _scopes: &[&str]) -> azure_core::Result<azure_core::auth::AccessToken> {
-        let token = self.0.token().await.map_err(|message| {
-            azure_core::Error::message(azure_core::error::ErrorKind::Credential, message)
+        let token = self.0.token().await.map_err(|reason| {
+            azure_core::Error::new(azure_core::error::ErrorKind::Credential, NoToken(reason))
         })?;
         let seconds = token.expires_at.unix_millis().div_euclid(1000);
         let expires_on =
