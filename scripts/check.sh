@@ -20,9 +20,9 @@ offline_tests() {
 }
 
 # No package of PATTERN among what PACKAGE is built from (dev-dependencies do not count).
-never() { # PACKAGE PATTERN
+never() { # PACKAGE PATTERN [OPTION...]
   local found
-  if ! found=$(cargo tree --locked -p "$1" -e normal,build --prefix none --format '{p}'); then return 1; fi
+  if ! found=$(cargo tree --locked -p "$1" "${@:3}" -e normal,build --prefix none --format '{p}'); then return 1; fi
   found=$(awk '{print $1}' <<<"$found" | sort -u | grep -Ex "$2" | tr '\n' ' ')
   [ -z "$found" ] && return 0
   echo "$1 must not depend on: $found" >&2
@@ -44,6 +44,8 @@ direction() {
   never taskhub-client 'reqwest|azure_.*|taskhub-(storage|azure-storage|worker|cli|http-api|sidecar|testkit)' || ok=1
   # Test support stays out of the program.
   never taskhub-cli 'taskhub-testkit|azurite-tests|proptest' || ok=1
+  # One TLS stack, with every feature.
+  never taskhub-cli 'openssl.*|native-tls' --all-features || ok=1
   return "$ok"
 }
 

@@ -16,7 +16,7 @@ Exit codes:
   3  `wait`: the instance finished, but did not complete
   4  `wait`: the instance has not finished in time
 
-Without --task-hub-name and --connection-string, host.json and local.settings.json in the current
+Without --task-hub-name and an account (--connection-string, --account-name), host.json and local.settings.json in the current
 directory and the environment are asked.";
 
 /// Works with task hubs of the Durable Task Framework in Azure Storage.
@@ -32,7 +32,7 @@ pub struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct CommonArgs {
     /// Task hub [default: hubName of host.json, else DurableFunctionsHub]
     #[arg(long, global = true, value_name = "NAME")]
@@ -44,12 +44,24 @@ pub struct CommonArgs {
     /// [default: connectionName of host.json, else AzureWebJobsStorage]
     #[arg(long, global = true, value_name = "NAME")]
     pub connection_string_setting: Option<String>,
+    /// Storage account in the public cloud, by Entra ID instead of a connection string
+    #[arg(long, global = true, value_name = "NAME", conflicts_with_all = ["connection_string", "connection_string_setting"])]
+    pub account_name: Option<String>,
     /// Form of the result; without it, the texts of `func durable`
     #[arg(long, global = true, value_enum, value_name = "FORM")]
     pub output: Option<OutputForm>,
     /// Log more to standard error; repeat for still more (RUST_LOG takes precedence)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl CommonArgs {
+    /// Whether the command line says where the account is.
+    pub(crate) fn names_account(&self) -> bool {
+        self.connection_string.is_some()
+            || self.connection_string_setting.is_some()
+            || self.account_name.is_some()
+    }
 }
 
 /// A connection string. `Debug` hides it.
@@ -301,7 +313,7 @@ pub struct WorkerArgs {
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Run on a storage emulator (Azurite), started for the demo; needs Node.js
-    #[arg(long, conflicts_with_all = ["connection_string", "connection_string_setting"])]
+    #[arg(long, conflicts_with_all = ["connection_string", "connection_string_setting", "account_name"])]
     pub azurite: bool,
     /// With --azurite: leave the emulator running and print its connection string
     #[arg(long, requires = "azurite")]
@@ -411,6 +423,8 @@ mod tests {
             &["create-task-hub", "--partition-count", "17"],
             &["wait", "--id", "a", "--timeout", "-1"],
             &["get-history", "--id", "a", "--connection-string", "x", "--connection-string-setting", "y"],
+            &["get-history", "--id", "a", "--connection-string", "x", "--account-name", "y"],
+            &["demo", "--azurite", "--account-name", "y"],
         ] {
             let error = Cli::try_parse_from([&["taskhub"], line].concat()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line:?}");

@@ -11,13 +11,15 @@ use taskhub_core::{
     WorkerId,
 };
 use taskhub_storage::StorageAccount;
+#[cfg(feature = "entra")]
+use taskhub_storage::azure::entra;
 use taskhub_storage::azure::{AzureOptions, AzureStore};
-use taskhub_storage::connection::ConnectionSettings;
+use taskhub_storage::connection::{ConnectionSettings, TokenProvider};
 use taskhub_storage::request::OperationCounts;
 
-use crate::args::{Command, CommonArgs, ConnectionString, HubCommand};
+use crate::args::{Command, CommonArgs, HubCommand};
 use crate::commands::Session;
-use crate::config::{Environment, HostJson, HubConfig};
+use crate::config::{Connection, Environment, HostJson, HubConfig, Identity};
 use crate::console::Console;
 
 /// What a command line that needs only a client works with.
@@ -41,18 +43,44 @@ pub(crate) fn session<'a>(
 }
 
 /// The services of an account.
-pub(crate) fn account(connection: &ConnectionString) -> Result<StorageAccount> {
+pub(crate) fn account(connection: &Connection) -> Result<StorageAccount> {
     counted_account(connection, &OperationCounts::default())
 }
 
 /// The services of an account, whose requests are counted.
-pub(crate) fn counted_account(
-    connection: &ConnectionString,
-    counts: &OperationCounts,
-) -> Result<StorageAccount> {
-    let settings = ConnectionSettings::parse(&connection.0)?;
+pub(crate) fn counted_account(connection: &Connection, counts: &OperationCounts) -> Result<StorageAccount> {
+    let settings = match connection {
+        Connection::Text(text) => ConnectionSettings::parse(&text.0)?,
+        Connection::Identity(found) => {
+            let (account, addresses) = (found.account.as_deref(), found.addresses.clone());
+            token_provider(&found.identity)
+                .and_then(|tokens| Ok(ConnectionSettings::with_token_at(account, addresses, tokens)?))
+                .with_context(|| {
+                    format!("could not connect with Entra ID. configured_by=`{}`", found.origin)
+                })?
+        }
+    };
     let options = AzureOptions { counts: counts.clone(), ..AzureOptions::default() };
     AzureStore::connect(&settings, &options).context("could not set up the storage client")
+}
+
+#[cfg(feature = "entra")]
+fn token_provider(identity: &Identity) -> Result<Arc<dyn TokenProvider>> {
+    Ok(match identity {
+        Identity::Default => entra::default_credential()?,
+        Identity::Managed => entra::managed_identity(),
+        Identity::Application { tenant_id, client_id, secret } => {
+            entra::client_secret(tenant_id, client_id, secret)?
+        }
+    })
+}
+
+#[cfg(not(feature = "entra"))]
+fn token_provider(_: &Identity) -> Result<Arc<dyn TokenProvider>> {
+    anyhow::bail!(
+        "this program is built without Entra ID: use a connection string, or build it with `cargo install \
+         --path crates/cli --features entra`"
+    )
 }
 
 /// A hub as configured. A partition count from the command line beats that of host.json.
@@ -130,6 +158,7 @@ pub(crate) fn worker_id() -> WorkerId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::ConnectionString;
 
     #[test]
     fn worker_ids_differ_within_one_process() {
@@ -141,8 +170,24 @@ mod tests {
     #[test]
     fn bad_connection_strings_are_errors_without_their_text() {
         for text in ["nonsense-c2VjcmV0", "AccountName=a;AccountKey=!c2VjcmV0!", ""] {
-            let error = format!("{:#}", account(&ConnectionString(text.into())).unwrap_err());
+            let error = format!("{:#}", account(&ConnectionString(text.into()).into()).unwrap_err());
             assert!(!error.contains("c2VjcmV0"), "{error}");
         }
+    }
+
+    #[cfg(not(feature = "entra"))]
+    #[test]
+    fn without_the_feature_entra_id_is_an_error_that_tells_how_to_build_it() {
+        use taskhub_storage::connection::ServiceAddresses;
+
+        let found = crate::config::IdentityConnection {
+            origin: "AzureWebJobsStorage".to_owned(),
+            account: Some("acct".to_owned()),
+            addresses: ServiceAddresses::default(),
+            identity: Identity::Default,
+        };
+        let error = format!("{:#}", account(&Connection::Identity(found)).unwrap_err());
+        assert!(error.contains("configured_by=`AzureWebJobsStorage`"), "{error}");
+        assert!(error.contains("cargo install --path crates/cli --features entra"), "{error}");
     }
 }

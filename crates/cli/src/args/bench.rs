@@ -17,7 +17,7 @@ pub struct BenchArgs {
     pub repeat: u32,
     /// Run orchestrations on a storage emulator (Azurite), started for it, instead of the embedded store;
     /// needs Node.js
-    #[arg(long, conflicts_with_all = ["connection_string", "connection_string_setting"])]
+    #[arg(long, conflicts_with_all = ["connection_string", "connection_string_setting", "account_name"])]
     pub azurite: bool,
     /// What a measurement in a process of its own is asked to do.
     #[arg(long, hide = true, value_name = "SHAPE:EVENTS", exclusive = true)]

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::observe::{Observed, Waiting};
-use crate::args::{BenchArgs, CommonArgs, ConnectionString};
-use crate::config::{Environment, HubConfig};
+use crate::args::{BenchArgs, CommonArgs};
+use crate::config::{Connection, Environment, HubConfig};
 use crate::console::Console;
 use crate::demo::Emulator;
 use crate::wire;
@@ -32,7 +32,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// Where orchestrations are measured.
 pub(super) struct Place {
     pub(super) name: &'static str,
-    connection: Option<ConnectionString>,
+    connection: Option<Connection>,
     /// Lives as long as it is needed.
     _emulator: Option<Emulator>,
     hub: Option<TaskHubName>,
@@ -56,20 +56,14 @@ impl Place {
             let emulator = Emulator::start(false).await?;
             return Ok(Self {
                 name: "Azurite",
-                connection: Some(emulator.connection_string()),
+                connection: Some(emulator.connection_string().into()),
                 _emulator: Some(emulator),
                 max_polling_interval: Duration::from_millis(250),
                 ..Self::embedded(hub, Arc::new(SystemClock), interrupted)
             });
         }
-        if common.connection_string.is_some() || common.connection_string_setting.is_some() {
-            let common = CommonArgs {
-                task_hub_name: Some(new_hub_name()?.to_string()),
-                connection_string: common.connection_string.clone(),
-                connection_string_setting: common.connection_string_setting.clone(),
-                output: common.output,
-                verbose: common.verbose,
-            };
+        if common.names_account() {
+            let common = CommonArgs { task_hub_name: Some(new_hub_name()?.to_string()), ..common.clone() };
             let config = HubConfig::load(&common, environment, console)?;
             return Ok(Self {
                 name: "storage account",

@@ -1,6 +1,7 @@
 //! Which hub, which account: flags, host.json, local.settings.json, environment.
 
 mod host_json;
+mod identity;
 mod settings;
 
 use std::path::PathBuf;
@@ -9,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use taskhub_core::TaskHubName;
 
 pub(crate) use host_json::{HostJson, member};
+pub(crate) use identity::{Connection, Identity, IdentityConnection};
 use settings::AppSettings;
 
-use crate::args::{CommonArgs, ConnectionString};
+use crate::args::CommonArgs;
 use crate::console::Console;
 
 /// Hub of `func durable` without configuration. The runtime's default is another one.
@@ -49,7 +51,7 @@ impl Environment {
 #[derive(Debug)]
 pub(crate) struct HubConfig {
     pub(crate) hub: TaskHubName,
-    pub(crate) connection: ConnectionString,
+    pub(crate) connection: Connection,
     /// Settings of host.json; defaults when there is none.
     pub(crate) host: HostJson,
 }
@@ -58,10 +60,9 @@ impl HubConfig {
     /// Puts flags, host.json and settings together.
     ///
     /// # Errors
-    /// A file that cannot be read, a hub name that cannot be, another backend, no connection string.
+    /// A file that cannot be read, a hub name that cannot be, another backend, no account.
     pub(crate) fn load(args: &CommonArgs, environment: &Environment, console: &mut Console) -> Result<Self> {
-        let explicit = args.task_hub_name.is_some()
-            && (args.connection_string.is_some() || args.connection_string_setting.is_some());
+        let explicit = args.task_hub_name.is_some() && args.names_account();
         let host = match HostJson::load(&environment.directory)? {
             Some(host) => host,
             None => {
@@ -92,18 +93,20 @@ impl HubConfig {
         if args.task_hub_name.is_none() {
             console.note(&format!("Using task hub '{hub}'."))?;
         }
-        let connection = match &args.connection_string {
-            Some(text) => text.clone(),
-            None => {
+        let connection = match (&args.connection_string, &args.account_name) {
+            (Some(text), _) => text.clone().into(),
+            (None, Some(account)) => Connection::Identity(IdentityConnection::of_flag(account)),
+            (None, None) => {
                 let setting = args
                     .connection_string_setting
                     .as_deref()
                     .or(host.connection_name.as_deref())
                     .unwrap_or(DEFAULT_CONNECTION_SETTING);
-                let found = settings
-                    .connection(setting)
-                    .with_context(|| format!("No storage connection string found. setting=`{setting}`"))?;
-                ConnectionString(found)
+                settings.connection(setting)?.with_context(|| {
+                    format!(
+                        "No storage connection string found. setting=`{setting}` (or `{setting}__accountName`)"
+                    )
+                })?
             }
         };
         Ok(Self { hub, connection, host })
@@ -156,7 +159,15 @@ mod tests {
         fn check(&self, flags: &[&str], hub: &str, connection: &str) {
             let (config, _) = self.load(flags);
             let config = config.unwrap();
-            assert_eq!((config.hub.as_str(), config.connection.0.as_str()), (hub, connection));
+            let Connection::Text(text) = config.connection else { panic!("{:?}", config.connection) };
+            assert_eq!((config.hub.as_str(), text.0.as_str()), (hub, connection));
+        }
+
+        fn identity(&self, flags: &[&str]) -> IdentityConnection {
+            match self.load(flags).0.unwrap().connection {
+                Connection::Identity(found) => found,
+                Connection::Text(_) => panic!("a connection string"),
+            }
         }
 
         #[track_caller]
@@ -208,6 +219,50 @@ mod tests {
             .variable("ConnectionStrings__Second", "section");
         case.check(&["--connection-string-setting", "Main"], "DurableFunctionsHub", "prefixed");
         case.check(&["--connection-string-setting", "Second"], "DurableFunctionsHub", "section");
+    }
+
+    #[test]
+    fn an_account_name_stands_in_for_a_connection_string() {
+        let case = Case::new(Some("{}"), None).variable("AzureWebJobsStorage__accountName", "acct");
+        let found = case.identity(&[]);
+        assert_eq!((found.account.as_deref(), found.identity), (Some("acct"), Identity::Default));
+        assert_eq!(found.origin, "AzureWebJobsStorage");
+        assert_eq!(case.identity(&["--connection-string-setting", "Storage"]).account, found.account);
+        assert_eq!(case.identity(&["--account-name", "other"]).account.as_deref(), Some("other"));
+        case.variable("AzureWebJobsStorage", "text").check(&[], "DurableFunctionsHub", "text");
+
+        let local = r#"{"Values": {"Main:accountName": "acct", "Main:credential": "ManagedIdentity"}}"#;
+        let host = r#"{"durableTask": {"azureStorageConnectionStringName": "Main"}}"#;
+        assert_eq!(Case::new(Some(host), Some(local)).identity(&[]).identity, Identity::Managed);
+    }
+
+    #[test]
+    fn service_addresses_stand_in_for_an_account_name() {
+        let some = Case::new(Some("{}"), None)
+            .variable("AzureWebJobsStorage__blobServiceUri", "https://b")
+            .variable("AzureWebJobsStorage__queueServiceUri", "https://q");
+        some.check_error(&[], "AzureWebJobsStorage__tableServiceUri");
+        let found = some.variable("AzureWebJobsStorage__tableServiceUri", "https://t").identity(&[]);
+        let addresses = [&found.addresses.blob, &found.addresses.queue, &found.addresses.table];
+        assert_eq!(addresses.map(|a| a.as_deref().unwrap()), ["https://b", "https://q", "https://t"]);
+        assert_eq!(found.account, None);
+    }
+
+    #[test]
+    fn another_identity_than_the_configured_one_is_never_used() {
+        let case = || Case::new(Some("{}"), None).variable("AzureWebJobsStorage__accountName", "acct");
+        let client = || case().variable("AzureWebJobsStorage__clientId", "client");
+        client().check_error(&[], "AzureWebJobsStorage__clientSecret");
+        client()
+            .variable("AzureWebJobsStorage__credential", "managedidentity")
+            .check_error(&[], "system-assigned");
+        case().variable("AzureWebJobsStorage__credential", "magic").check_error(&[], "__credential");
+        let found = client()
+            .variable("AzureWebJobsStorage__tenantId", "tenant")
+            .variable("AzureWebJobsStorage__clientSecret", "hush")
+            .identity(&[]);
+        assert!(matches!(&found.identity, Identity::Application { tenant_id, .. } if tenant_id == "tenant"));
+        assert!(!format!("{found:?}").contains("hush"));
     }
 
     #[test]

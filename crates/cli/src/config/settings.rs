@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use super::Environment;
 use super::host_json::{member, parse_lenient};
+use super::identity::{Connection, IdentityConnection};
+use crate::args::ConnectionString;
 
 /// Application settings: the environment, then local.settings.json.
 pub(super) struct AppSettings<'a> {
@@ -37,29 +39,38 @@ impl<'a> AppSettings<'a> {
     }
 
     /// A setting that is not empty.
-    fn get(&self, name: &str) -> Option<String> {
+    pub(super) fn get(&self, name: &str) -> Option<String> {
         // The two separators mean the same, and variables cannot hold a colon everywhere.
         let variable = |name: &str| (self.environment.variable)(name);
         variable(name)
             .or_else(|| variable(&name.replace(':', "__")))
             .or_else(|| {
-                let found = self.values.iter().find(|(k, _)| k.replace("__", ":").eq_ignore_ascii_case(name));
+                let name = name.replace("__", ":");
+                let found =
+                    self.values.iter().find(|(k, _)| k.replace("__", ":").eq_ignore_ascii_case(&name));
                 found.map(|(_, v)| v.clone())
             })
             .filter(|value| !value.trim().is_empty())
     }
 
-    /// The connection string of a connection name: the setting of this name, else under the prefixes that
-    /// the Functions host knows.
-    pub(super) fn connection(&self, name: &str) -> Option<String> {
-        [
+    /// What is configured under a connection name: the setting of this name, or those that begin with it
+    /// (`{name}__accountName`), else under the prefixes that the Functions host knows.
+    pub(super) fn connection(&self, name: &str) -> Result<Option<Connection>> {
+        let candidates = [
             name.to_owned(),
             format!("ConnectionStrings:AzureWebJobs{name}"),
             format!("AzureWebJobs{name}"),
             format!("ConnectionStrings:{name}"),
-        ]
-        .iter()
-        .find_map(|candidate| self.get(candidate))
+        ];
+        for candidate in &candidates {
+            if let Some(text) = self.get(candidate) {
+                return Ok(Some(ConnectionString(text).into()));
+            }
+            if let Some(found) = IdentityConnection::of_settings(self, candidate)? {
+                return Ok(Some(Connection::Identity(found)));
+            }
+        }
+        Ok(None)
     }
 
     /// Replaces each `%NAME%` by the setting of that name.

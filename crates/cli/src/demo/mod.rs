@@ -67,21 +67,15 @@ impl Stage {
             console.note("Starting the storage emulator.")?;
             let emulator = Emulator::start(args.keep).await?;
             return Ok(Self {
-                account: wire::account(&emulator.connection_string())?,
+                account: wire::account(&emulator.connection_string().into())?,
                 hub,
                 emulator: Some(emulator),
                 max_polling_interval: Duration::from_millis(250),
                 stays: args.keep,
             });
         }
-        if common.connection_string.is_some() || common.connection_string_setting.is_some() {
-            let common = CommonArgs {
-                task_hub_name: Some(hub.to_string()),
-                connection_string: common.connection_string.clone(),
-                connection_string_setting: common.connection_string_setting.clone(),
-                output: common.output,
-                verbose: common.verbose,
-            };
+        if common.names_account() {
+            let common = CommonArgs { task_hub_name: Some(hub.to_string()), ..common.clone() };
             let config = HubConfig::load(&common, environment, console)?;
             return Ok(Self {
                 account: wire::account(&config.connection)?,
