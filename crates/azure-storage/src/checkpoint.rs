@@ -7,9 +7,9 @@ use taskhub_core::{EpisodeCommit, LockToken, ServiceError};
 
 use crate::queue::held::HeldMessage;
 use crate::queue::send::Sender;
-use crate::service::Shared;
 use crate::session::history_index::HistoryIndex;
 use crate::session::manager::Tracked;
+use crate::shared::Shared;
 use crate::tracking::store::HistoryCommit;
 
 /// Commits one episode. A crash between two steps may repeat messages (activities run at least once,

@@ -9,8 +9,7 @@ use taskhub_core::{
 use tokio::sync::OnceCell;
 
 use crate::hub::Hub;
-use crate::queue::send::MessageSender;
-use crate::service::client_sender;
+use crate::queue::send::{MessageSender, client_sender};
 use crate::tracking::store::TrackingStore;
 
 /// A task hub in Azure Storage as a client uses it. It touches no leases.

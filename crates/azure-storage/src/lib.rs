@@ -16,6 +16,7 @@ mod queue;
 mod service;
 mod session;
 mod settings;
+mod shared;
 pub mod tracking;
 
 pub use client::AzureStorageClient;

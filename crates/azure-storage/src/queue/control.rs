@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::queue::backoff::PollingBackoff;
 use crate::queue::held::sort_received;
-use crate::service::Shared;
+use crate::shared::Shared;
 
 /// Wait while too many messages are held, or the lease has run out.
 /// Source: Azure/durabletask, `ControlQueue` (1 s).

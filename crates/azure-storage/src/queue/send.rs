@@ -130,3 +130,8 @@ impl MessageSender {
         Ok(Sent { put, text, data })
     }
 }
+
+/// The envelope's sender for messages of a client.
+pub(crate) fn client_sender() -> Sender {
+    Sender { instance: MessageData::client(), episode: None }
+}

@@ -2,4 +2,6 @@
 
 pub(crate) mod admission;
 pub(crate) mod history_index;
+mod intake;
 pub(crate) mod manager;
+mod settle;

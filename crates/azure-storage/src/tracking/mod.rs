@@ -5,7 +5,9 @@ mod error;
 pub(crate) mod etags;
 pub mod history_row;
 pub mod instance_row;
+pub(crate) mod instances;
 pub mod key;
+mod purge;
 pub mod sentinel;
 pub(crate) mod store;
 

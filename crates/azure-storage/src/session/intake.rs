@@ -1,0 +1,186 @@
+//! From received messages to batches with their history.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use taskhub_core::{ErrorKind, EventKind, PartitionId};
+use tokio::time::Instant;
+
+use crate::checkpoint;
+use crate::queue::held::HeldMessage;
+use crate::session::admission::{ReceivedStart, StartCheck, check_start};
+use crate::session::manager::{FetchRequest, Released};
+use crate::shared::Shared;
+
+/// Wait before a failed read of a history is repeated. Source: Azure/durabletask,
+/// `OrchestrationSessionManager` (5 s).
+const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Waits between looks for the Instances row of a start that came first.
+const ROW_RETRY_DELAYS: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+];
+/// Most moments an instance waits for results to come together.
+const LONGEST_LINGER: u32 = 10;
+
+impl Shared {
+    /// Takes received messages in: drops duplicates and stale starts, groups the rest by instance.
+    pub(crate) async fn route_received(
+        self: Arc<Self>,
+        partition: PartitionId,
+        received: Vec<Arc<HeldMessage>>,
+    ) {
+        let mut fresh = Vec::with_capacity(received.len());
+        for message in received {
+            match self.sessions.held(&message.message_id) {
+                // Received once more while it is in our hands: only the newer receipt is of interest.
+                Some(held) => held.adopt(&message).await,
+                None => fresh.push(message),
+            }
+        }
+        let checked =
+            join_all(fresh.into_iter().map(|message| self.clone().admit_received(partition, message))).await;
+        self.take_in(partition, checked.into_iter().flatten().collect()).await;
+    }
+
+    pub(crate) async fn take_in(self: &Arc<Self>, partition: PartitionId, messages: Vec<Arc<HeldMessage>>) {
+        let Released { fetch, give_back } = self.sessions.add(partition, messages);
+        self.give_back(give_back).await;
+        self.fetch_histories(fetch);
+    }
+
+    /// Start de-duplication. `None`: the message has been dropped, put back, or is looked at again soon.
+    pub(crate) async fn admit_received(
+        self: Arc<Self>,
+        partition: PartitionId,
+        message: Arc<HeldMessage>,
+    ) -> Option<Arc<HeldMessage>> {
+        match self.check_received_start(&message).await {
+            StartCheck::Process => return Some(message),
+            StartCheck::Drop => self.drop_start(&message).await,
+            StartCheck::PutBack if message.dequeue_count == 1 => {
+                let tasks = self.tasks.clone();
+                tasks.spawn(async move { self.await_row(partition, message).await });
+            }
+            StartCheck::PutBack => self.put_back(&message).await,
+        }
+        None
+    }
+
+    /// The client writes the row right after it has sent the start: looks for it some more times before the
+    /// message is put back for two seconds.
+    async fn await_row(self: Arc<Self>, partition: PartitionId, message: Arc<HeldMessage>) {
+        for delay in ROW_RETRY_DELAYS {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.stopping.cancelled() => {
+                    self.give_back(vec![message]).await;
+                    return;
+                }
+            }
+            match self.check_received_start(&message).await {
+                StartCheck::Process => return self.take_in(partition, vec![message]).await,
+                StartCheck::Drop => return self.drop_start(&message).await,
+                StartCheck::PutBack => {}
+            }
+        }
+        tracing::info!(
+            hub = %self.hub.name(), instance = %message.instance_id(),
+            "a start message has no Instances row yet and is put back"
+        );
+        self.put_back(&message).await;
+    }
+
+    async fn check_received_start(&self, message: &HeldMessage) -> StartCheck {
+        let EventKind::ExecutionStarted(start) = &message.task().event.kind else {
+            return StartCheck::Process;
+        };
+        if start.parent.is_some() || self.hub.settings.disable_execution_started_deduplication {
+            return StartCheck::Process;
+        }
+        let row = match self.tracking.instance_for_start(message.instance_id()).await {
+            Ok(row) => row,
+            Err(e) => {
+                tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot check a start message");
+                return StartCheck::PutBack;
+            }
+        };
+        let visibility = self.hub.settings.control_queue_visibility_timeout;
+        let received = ReceivedStart {
+            start,
+            created_at: message.task().event.timestamp,
+            dequeue_count: message.dequeue_count,
+            received_at: message.locked_until().await - visibility,
+        };
+        check_start(received, row.as_ref())
+    }
+
+    async fn drop_start(&self, message: &Arc<HeldMessage>) {
+        let (hub, instance) = (self.hub.name(), message.instance_id());
+        tracing::warn!(%hub, %instance, "a start message is a duplicate or stale and is dropped");
+        if let Err(e) = checkpoint::delete_all(self, std::slice::from_ref(message)).await {
+            tracing::warn!(%hub, %instance, error = e.chain(), "cannot drop a start message");
+        }
+    }
+
+    pub(crate) fn fetch_histories(self: &Arc<Self>, requests: Vec<FetchRequest>) {
+        for request in requests {
+            let shared = self.clone();
+            self.tasks.spawn(async move { shared.fetch_history(request).await });
+        }
+    }
+
+    async fn fetch_history(&self, request: FetchRequest) {
+        let instance = &request.instance;
+        while self.sessions.pending_len(request.batch).is_some() && !self.stopping.is_cancelled() {
+            match self.tracking.history(&instance.instance_id, instance.execution_id.as_ref()).await {
+                Ok(history) => {
+                    self.linger(request.batch, history.index.open_calls()).await;
+                    self.sessions.loaded(request.batch, history);
+                    return;
+                }
+                Err(e) if e.kind() == ErrorKind::Unavailable => {
+                    tracing::warn!(
+                        hub = %self.hub.name(), instance = %instance.instance_id, error = e.chain(),
+                        "cannot read a history; trying again"
+                    );
+                    tokio::select! {
+                        () = tokio::time::sleep(HISTORY_RETRY_INTERVAL) => {}
+                        () = self.stopping.cancelled() => {}
+                    }
+                }
+                Err(e) => {
+                    tracing::error!(
+                        hub = %self.hub.name(), instance = %instance.instance_id, error = e.chain(),
+                        "a history cannot be read; its messages are put back"
+                    );
+                    for message in self.sessions.unloadable(request.batch) {
+                        self.put_back(&message).await;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// An instance that waits for several results gets those that come together in one episode: waits until
+    /// all have come, or none has for a moment.
+    async fn linger(&self, batch: u64, open: usize) {
+        let quiet = self.hub.settings.fan_in_linger;
+        if quiet.is_zero() || open < 2 {
+            return;
+        }
+        let deadline = Instant::now() + quiet * LONGEST_LINGER;
+        let mut seen = self.sessions.pending_len(batch).unwrap_or(open);
+        while seen < open && Instant::now() < deadline && !self.stopping.is_cancelled() {
+            tokio::time::sleep(quiet).await;
+            match self.sessions.pending_len(batch) {
+                Some(now) if now > seen => seen = now,
+                _ => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! From a batch with its history to a work item, or to the end of its messages.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use taskhub_core::{
+    EventKind, ExecutionStarted, HistoryEvent, LockToken, OrchestrationInstance, OrchestrationStatus,
+    OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp, execution_id_from,
+};
+
+use crate::checkpoint;
+use crate::queue::held::HeldMessage;
+use crate::session::admission::{Admission, WithoutHistory, admit, is_out_of_order, without_history};
+use crate::session::history_index::HistoryIndex;
+use crate::session::manager::Taken;
+use crate::shared::Shared;
+use crate::tracking::instances::InstanceRow;
+
+impl Shared {
+    /// Decides whether a session may run. `None`: its messages have been dealt with.
+    pub(crate) async fn admit(&self, taken: Taken) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
+        let Taken { token, instance, messages, history, .. } = taken;
+        let index = history.index;
+        let messages = self.keep_in_order(messages, &index).await;
+        self.sessions.admit(token, messages.clone(), Vec::new());
+        if messages.is_empty() {
+            return Ok(None);
+        }
+        let replay_terminal = self.hub.settings.allow_replaying_terminal_instances;
+        let mut instance = instance;
+        let mut tasks: Vec<TaskMessage> = messages.iter().map(|m| m.task().clone()).collect();
+        match admit(&index, messages.iter().map(|m| m.task()), replay_terminal) {
+            Admission::Execute => {}
+            Admission::AutoStart => {
+                instance.execution_id = Some(execution_id_from(&*self.hub.ids));
+                tasks.insert(0, self.auto_start(&instance));
+            }
+            Admission::AskRow => {
+                self.settle_without_history(token, &messages).await?;
+                return Ok(None);
+            }
+            Admission::Finished(_) => {
+                self.settle_finished(token, &index, &messages).await?;
+                return Ok(None);
+            }
+        }
+        if index.started.is_none() {
+            let start = tasks.iter().find(|t| matches!(t.event.kind, EventKind::ExecutionStarted(_)));
+            instance.execution_id = start.and_then(|t| t.target.execution_id.clone());
+            self.sessions.set_execution(token, instance.execution_id.clone());
+        }
+        let mut locked_until = Timestamp::MAX;
+        for message in &messages {
+            locked_until = locked_until.min(message.locked_until().await);
+        }
+        Ok(Some(OrchestrationWorkItem {
+            token,
+            instance,
+            history: history.events,
+            messages: tasks,
+            locked_until,
+            attempt: messages.iter().map(|m| m.dequeue_count).max().unwrap_or(1),
+        }))
+    }
+
+    /// The start that an event to an entity without history implies.
+    /// Source: Azure/durabletask, `AzureStorageOrchestrationService.IsExecutableInstanceAsync`.
+    fn auto_start(&self, instance: &OrchestrationInstance) -> TaskMessage {
+        let started = ExecutionStarted {
+            instance: instance.clone(),
+            parent: None,
+            name: instance.instance_id.to_string(),
+            version: Some(String::new()),
+            input: None,
+            tags: None,
+            correlation: None,
+            parent_trace_context: None,
+            scheduled_start_time: None,
+            generation: None,
+            generate_new_trace: false,
+        };
+        let kind = EventKind::ExecutionStarted(Box::new(started));
+        TaskMessage::new(HistoryEvent::message(self.hub.clock.now(), kind), instance.clone())
+    }
+
+    /// Puts replies back that came before the history that asks for them.
+    pub(crate) async fn keep_in_order(
+        &self,
+        messages: Vec<Arc<HeldMessage>>,
+        index: &HistoryIndex,
+    ) -> Vec<Arc<HeldMessage>> {
+        let (early, kept): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
+            let sender = message.data.sender.as_ref();
+            let sender_is_entity = sender.is_some_and(|s| s.instance_id.is_entity());
+            is_out_of_order(message.task(), sender_is_entity, message.dequeue_count, index)
+        });
+        for message in &early {
+            tracing::info!(
+                hub = %self.hub.name(), instance = %message.instance_id(), event = message.task().event.name(),
+                "a reply came before its request was stored and is put back"
+            );
+        }
+        join_all(early.iter().map(|message| self.put_back(message))).await;
+        kept
+    }
+
+    async fn settle_without_history(
+        &self,
+        token: LockToken,
+        messages: &[Arc<HeldMessage>],
+    ) -> Result<(), ServiceError> {
+        let Some(first) = messages.first() else { return Ok(()) };
+        if self.sessions.has_pending_start(first.instance_id()) {
+            // The start has come meanwhile: these messages join it when this session ends.
+            self.sessions.admit(token, Vec::new(), messages.to_vec());
+            return Ok(());
+        }
+        let row = self.tracking.instance_row(first.instance_id()).await?;
+        let terminate =
+            messages.iter().find(|m| matches!(m.task().event.kind, EventKind::ExecutionTerminated { .. }));
+        let decision = without_history(
+            row.as_ref().map(|r| &r.state),
+            terminate.is_some(),
+            messages.iter().all(|m| self.is_young(m.inserted_at)),
+        );
+        let (hub, instance) = (self.hub.name(), first.instance_id());
+        match (decision, terminate, row) {
+            (WithoutHistory::OtherExecution, _, Some(row)) => {
+                return self.settle_other_execution(token, messages, &row).await;
+            }
+            (WithoutHistory::PutBack, ..) => {
+                tracing::info!(
+                    %hub, %instance, messages = messages.len(),
+                    "messages came before the start of their instance and are put back"
+                );
+                self.abandon(token).await;
+                return Ok(());
+            }
+            (WithoutHistory::Terminate, Some(terminate), Some(row)) => {
+                self.tracking.terminate_pending(&row, &terminate.task().event).await?;
+                if self.sessions.has_pending_start(instance) {
+                    // The start came while the row was written: it is terminated in its first episode.
+                    self.sessions.admit(token, Vec::new(), messages.to_vec());
+                    return Ok(());
+                }
+            }
+            _ => tracing::warn!(
+                %hub, %instance, messages = messages.len(), "no such instance: its messages are discarded"
+            ),
+        }
+        self.discard(token, messages).await
+    }
+
+    /// The row is about an execution that these messages' history is not: those that name another one are
+    /// of an old generation, or of one whose first checkpoint is not written yet; all others are looked at
+    /// again with a fresh history.
+    async fn settle_other_execution(
+        &self,
+        token: LockToken,
+        messages: &[Arc<HeldMessage>],
+        row: &InstanceRow,
+    ) -> Result<(), ServiceError> {
+        let current = &row.state.instance.execution_id;
+        let (foreign, wanted): (Vec<_>, Vec<_>) = messages.iter().cloned().partition(|m| {
+            let target = &m.target().execution_id;
+            target.is_some() && target != current
+        });
+        if foreign.is_empty() {
+            // The row's own history is gone: a purge was cut off, or the row was written first.
+            if self.is_young(row.state.last_updated_at) || wanted.iter().any(|m| self.is_young(m.inserted_at))
+            {
+                self.abandon(token).await;
+                return Ok(());
+            }
+            return self.discard(token, messages).await;
+        }
+        self.sessions.admit(token, Vec::new(), wanted);
+        let (young, stale): (Vec<_>, Vec<_>) =
+            foreign.into_iter().partition(|m| self.is_young(m.inserted_at));
+        join_all(young.iter().map(|m| self.put_back(m))).await;
+        checkpoint::delete_all(self, &stale).await
+    }
+
+    /// Whether something from then may still be waiting for a message in another worker's hands.
+    fn is_young(&self, at: Timestamp) -> bool {
+        self.hub.clock.now().saturating_since(at) < self.hub.settings.unknown_instance_grace
+    }
+
+    async fn settle_finished(
+        &self,
+        token: LockToken,
+        index: &HistoryIndex,
+        messages: &[Arc<HeldMessage>],
+    ) -> Result<(), ServiceError> {
+        let Some(first) = messages.first() else { return Ok(()) };
+        let row = self.tracking.instance_row(first.instance_id()).await?;
+        let execution_id = index.started.as_ref().and_then(|(s, _)| s.instance.execution_id.clone());
+        if let Some(row) = &row
+            && row.state.instance.execution_id.is_some()
+            && row.state.instance.execution_id != execution_id
+            && !row.state.status.is_some_and(OrchestrationStatus::is_terminal)
+        {
+            // The id has been started again, and this history is not the new execution's.
+            self.abandon(token).await;
+            return Ok(());
+        }
+        self.tracking.repair_instance(first.instance_id(), index, row.as_ref()).await?;
+        self.discard(token, messages).await
+    }
+
+    /// Deletes messages that nobody wants. Those for another execution than the session's are routed again
+    /// when the session ends; an event without an execution is meant for the current one.
+    async fn discard(&self, token: LockToken, messages: &[Arc<HeldMessage>]) -> Result<(), ServiceError> {
+        let execution = self.sessions.tracked(token).and_then(|(instance, _)| instance.execution_id);
+        let (mut own, mut others): (Vec<_>, Vec<_>) = messages.iter().cloned().partition(|m| {
+            let target = &m.target().execution_id;
+            target.is_none() || execution.is_none() || *target == execution
+        });
+        if own.is_empty() {
+            own.append(&mut others);
+        }
+        self.sessions.admit(token, Vec::new(), others);
+        checkpoint::delete_all(self, &own).await
+    }
+}

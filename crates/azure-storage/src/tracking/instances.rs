@@ -1,0 +1,383 @@
+//! Reads and conditional writes of the Instances table.
+
+use taskhub_core::{
+    EpisodeCommit, ErrorKind, EventKind, ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage,
+    InstanceQuery, OrchestrationState, OrchestrationStatus, ServiceError, TaskMessage,
+};
+use taskhub_storage as storage;
+use taskhub_storage::{Condition, ETag, Entity, TableOperation, TableQuery};
+
+use crate::message;
+use crate::session::history_index::HistoryIndex;
+use crate::tracking::etags::Remembered;
+use crate::tracking::instance_row::RowContext;
+use crate::tracking::store::{CommittedHistory, StoredRows, TrackingStore};
+use crate::tracking::{blob_column, instance_row};
+
+/// How often an Instances row is read again when others write it at the same time.
+const INSTANCE_WRITE_ATTEMPTS: u32 = 5;
+/// Largest text of a column, in bytes of UTF-16. The service's limit.
+const MAX_COLUMN_BYTES: usize = 64 * 1024;
+/// Stands for a custom status that is larger.
+const TOO_LARGE_STATUS: &str = "\"the custom status is too large to be shown\"";
+
+/// An Instances row with its version.
+#[derive(Debug, Clone)]
+pub(crate) struct InstanceRow {
+    pub(crate) state: OrchestrationState,
+    pub(crate) etag: Option<ETag>,
+}
+
+impl TrackingStore {
+    fn row_context<'a>(
+        &'a self,
+        instance_id: &'a InstanceId,
+        execution_id: &'a ExecutionId,
+        container_url: &'a str,
+    ) -> RowContext<'a> {
+        RowContext {
+            instance_id,
+            execution_id,
+            hub: self.hub.name(),
+            container_url,
+            now: self.hub.clock.now(),
+        }
+    }
+
+    /// Writes what an episode changes in the Instances row, on condition that nobody has written the row
+    /// since this worker last did.
+    ///
+    /// Differs: DTFx writes without a condition by default, so that a worker that was stalled can
+    /// overwrite the row of a finished instance.
+    pub(crate) async fn checkpoint_instance(
+        &self,
+        commit: &EpisodeCommit,
+        index: &HistoryIndex,
+        committed: &CommittedHistory,
+        began_as: Option<&ExecutionId>,
+    ) -> Result<(), ServiceError> {
+        let instance_id = &commit.instance.instance_id;
+        let execution_id = commit.instance.execution_id.clone().unwrap_or_default();
+        let container_url = self.large().container_url();
+        let context = self.row_context(instance_id, &execution_id, &container_url);
+        let events = commit.new_events.iter().zip(&committed.rows);
+        let custom_status =
+            commit.custom_status.as_deref().map(|status| self.shown_status(instance_id, status));
+        let mut row = instance_row::checkpoint(context, custom_status, events);
+        let blobs = blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids);
+        self.upload(blobs).await?;
+
+        let table = self.hub.names.instances_table();
+        let remembered = self.etags.get(instance_id);
+        let is_first = index.episodes() == 1 && remembered.is_none();
+        // A row about another execution is one that a client has written for the next start of the id.
+        let remembered = remembered.filter(|row| {
+            row.execution_id.as_ref() == Some(&execution_id)
+                || (commit.replaces_history && row.execution_id.as_ref() == began_as)
+        });
+        let mut known = if is_first { Known::Absent } else { Known::of(remembered.map(|row| row.etag)) };
+        for _ in 0..INSTANCE_WRITE_ATTEMPTS {
+            let operation = match known {
+                Known::Version(etag) => TableOperation::Merge(row.clone(), Condition::Matches(etag)),
+                Known::Absent => TableOperation::Insert(row.clone()),
+                Known::Nothing => {
+                    known = match self.instance_row(instance_id).await? {
+                        None => Known::Absent,
+                        Some(stored) => match self.may_overwrite(&stored, commit, index, committed).await? {
+                            true => Known::of(stored.etag),
+                            false => {
+                                tracing::info!(
+                                    hub = %self.hub.name(), instance = %instance_id,
+                                    "the Instances row is newer than this episode and is left as it is"
+                                );
+                                return Ok(());
+                            }
+                        },
+                    };
+                    continue;
+                }
+            };
+            match self.hub.account.tables.execute(&table, operation).await {
+                Ok(etag) => {
+                    let etag = etag.filter(|_| !commit.status.is_terminal());
+                    let execution_id = Some(execution_id);
+                    self.etags.set(instance_id, etag.map(|etag| Remembered { execution_id, etag }));
+                    return Ok(());
+                }
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        storage::ErrorKind::Conflict
+                            | storage::ErrorKind::AlreadyExists
+                            | storage::ErrorKind::NotFound
+                    ) =>
+                {
+                    self.etags.set(instance_id, None);
+                    known = Known::Nothing;
+                }
+                Err(e) => {
+                    let what = format!("cannot write the Instances row. instance=`{instance_id}`");
+                    return Err(self.hub.failed(what, e));
+                }
+            }
+        }
+        Err(ServiceError::new(
+            ErrorKind::Unavailable,
+            format!(
+                "the Instances row is written by others all the time. hub=`{}` instance=`{instance_id}`",
+                self.hub.name()
+            ),
+        ))
+    }
+
+    /// The custom status, or what stands for one that no column can hold.
+    ///
+    /// Differs: DTFx writes it anyway, and every checkpoint of the instance fails from then on.
+    fn shown_status<'a>(&self, instance_id: &InstanceId, status: &'a str) -> &'a str {
+        if blob_column::utf16_bytes(status) <= MAX_COLUMN_BYTES {
+            return status;
+        }
+        tracing::error!(
+            hub = %self.hub.name(), instance = %instance_id,
+            "the custom status is too large for the Instances table and is not shown"
+        );
+        TOO_LARGE_STATUS
+    }
+
+    /// Somebody has written the row: whether this episode is nevertheless the newest word on it.
+    async fn may_overwrite(
+        &self,
+        stored: &InstanceRow,
+        commit: &EpisodeCommit,
+        index: &HistoryIndex,
+        committed: &CommittedHistory,
+    ) -> Result<bool, ServiceError> {
+        let stored_execution = &stored.state.instance.execution_id;
+        let other_execution = stored_execution.is_some() && *stored_execution != commit.instance.execution_id;
+        if other_execution {
+            // A client has started the id again, and the row waits for that start.
+            let started_at = index.started.as_ref().map(|(_, at)| *at);
+            let newer = stored.state.status == Some(OrchestrationStatus::Pending)
+                && started_at.is_none_or(|at| stored.state.created_at > at);
+            if newer {
+                return Ok(false);
+            }
+        }
+        // Another worker may have committed a later episode and written its row already.
+        let sentinel = self.sentinel(&commit.instance.instance_id).await?;
+        Ok(sentinel.is_some_and(|s| s.etag.as_ref() == Some(&committed.etag)))
+    }
+
+    /// Ends an instance that has not begun: its start message is not here, and will be dropped.
+    pub(crate) async fn terminate_pending(
+        &self,
+        row: &InstanceRow,
+        event: &HistoryEvent,
+    ) -> Result<(), ServiceError> {
+        let EventKind::ExecutionTerminated { input: reason } = &event.kind else { return Ok(()) };
+        let instance_id = &row.state.instance.instance_id;
+        let now = self.hub.clock.now();
+        let mut terminated = instance_row::terminate(instance_id, event.timestamp, reason.as_deref(), now);
+        let container_url = self.large().container_url();
+        self.upload(blob_column::offload_instance(&mut terminated, &container_url, &*self.hub.ids)).await?;
+        let condition = row.etag.clone().map_or(Condition::Any, Condition::Matches);
+        let merge = TableOperation::Merge(terminated, condition);
+        let written = self.hub.account.tables.execute(&self.hub.names.instances_table(), merge).await;
+        written.map(drop).map_err(|e| {
+            self.hub.failed(format!("cannot terminate a pending instance. instance=`{instance_id}`"), e)
+        })
+    }
+
+    /// Makes the row of a finished instance say what its history says. A crash between the two writes
+    /// leaves it behind.
+    pub(crate) async fn repair_instance(
+        &self,
+        instance_id: &InstanceId,
+        index: &HistoryIndex,
+        stored: Option<&InstanceRow>,
+    ) -> Result<(), ServiceError> {
+        let execution_id = index.started.as_ref().and_then(|(s, _)| s.instance.execution_id.clone());
+        let Some(execution_id) = execution_id else { return Ok(()) };
+        if let Some(stored) = stored {
+            let same = stored.state.instance.execution_id.as_ref().is_none_or(|e| *e == execution_id);
+            if !same || stored.state.status == index.status() {
+                return Ok(());
+            }
+        }
+        let StoredRows { rows, .. } = self.rows(instance_id, Some(&execution_id)).await?;
+        let container_url = self.large().container_url();
+        let context = self.row_context(instance_id, &execution_id, &container_url);
+        let events = rows.iter().map(|(event, row)| (event, row));
+        let Some(mut row) = instance_row::repair(context, events, stored.is_some()) else { return Ok(()) };
+        self.upload(blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids)).await?;
+        tracing::warn!(hub = %self.hub.name(), instance = %instance_id, "the Instances row is repaired");
+        let operation = match stored.and_then(|s| s.etag.clone()) {
+            Some(etag) => TableOperation::Merge(row, Condition::Matches(etag)),
+            None => TableOperation::InsertOrMerge(row),
+        };
+        let written = self.hub.account.tables.execute(&self.hub.names.instances_table(), operation).await;
+        written.map(drop).map_err(|e| {
+            self.hub.failed(format!("cannot repair the Instances row. instance=`{instance_id}`"), e)
+        })
+    }
+
+    /// The row for start de-duplication; its version is remembered for the first checkpoint.
+    pub(crate) async fn instance_for_start(
+        &self,
+        instance_id: &InstanceId,
+    ) -> Result<Option<OrchestrationState>, ServiceError> {
+        let row = self.instance_row(instance_id).await?;
+        if let Some(row) = &row {
+            let execution_id = row.state.instance.execution_id.clone();
+            self.etags.set(instance_id, row.etag.clone().map(|etag| Remembered { execution_id, etag }));
+        }
+        Ok(row.map(|row| row.state))
+    }
+
+    /// The row without input and output.
+    pub(crate) async fn instance_row(
+        &self,
+        instance_id: &InstanceId,
+    ) -> Result<Option<InstanceRow>, ServiceError> {
+        let Some(row) = self.instance_entity(instance_id, InstanceFetch::NONE).await? else {
+            return Ok(None);
+        };
+        let etag = row.etag.clone();
+        Ok(Some(InstanceRow { state: self.read_instance(&row)?, etag }))
+    }
+
+    fn read_instance(&self, row: &Entity) -> Result<OrchestrationState, ServiceError> {
+        instance_row::read(row)
+            .map_err(|e| self.hub.unreadable("a row of the Instances table cannot be read", e))
+    }
+
+    async fn instance_entity(
+        &self,
+        instance_id: &InstanceId,
+        fetch: InstanceFetch,
+    ) -> Result<Option<Entity>, ServiceError> {
+        let query = TableQuery {
+            filter: Some(format!("{} and RowKey eq ''", instance_row::filter_by_id(instance_id))),
+            select: instance_row::select(fetch),
+            top: Some(1),
+            continuation: None,
+        };
+        match self.hub.account.tables.query(&self.hub.names.instances_table(), &query).await {
+            Ok(page) => Ok(page.entities.into_iter().next()),
+            Err(e) if e.kind() == storage::ErrorKind::NotFound => Ok(None),
+            Err(e) => {
+                Err(self.hub.failed(format!("cannot read the Instances row. instance=`{instance_id}`"), e))
+            }
+        }
+    }
+
+    /// Writes the row of a start whose message has been sent. A row that somebody else has written
+    /// meanwhile stays: the worker compares both and drops the loser's start.
+    pub(crate) async fn create_instance(
+        &self,
+        start: &TaskMessage,
+        message_blob: Option<&str>,
+        existing: Option<InstanceRow>,
+    ) -> Result<(), ServiceError> {
+        let EventKind::ExecutionStarted(started) = &start.event.kind else { return Ok(()) };
+        let instance_id = &start.target.instance_id;
+        let container_url = self.large().container_url();
+        let url = message_blob.map(|name| message::blob_url(&container_url, name));
+        let now = self.hub.clock.now();
+        let mut row =
+            instance_row::start(self.hub.name(), start.event.timestamp, started, url.as_deref(), now);
+        self.upload(blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids)).await?;
+        let operation = match existing.and_then(|row| row.etag) {
+            Some(etag) => TableOperation::Replace(row, Condition::Matches(etag)),
+            None => TableOperation::Insert(row),
+        };
+        match self.hub.account.tables.execute(&self.hub.names.instances_table(), operation).await {
+            Err(e)
+                if matches!(e.kind(), storage::ErrorKind::AlreadyExists | storage::ErrorKind::Conflict) =>
+            {
+                tracing::info!(
+                    hub = %self.hub.name(), instance = %instance_id,
+                    "the Instances row was written by somebody else at the same time"
+                );
+                Ok(())
+            }
+            other => other.map(drop).map_err(|e| {
+                let what =
+                    format!("the start is sent but its row cannot be written. instance=`{instance_id}`");
+                self.hub.failed(what, e)
+            }),
+        }
+    }
+
+    /// The state of one instance.
+    pub(crate) async fn instance_state(
+        &self,
+        instance_id: &InstanceId,
+        fetch: InstanceFetch,
+    ) -> Result<Option<OrchestrationState>, ServiceError> {
+        match self.instance_entity(instance_id, fetch).await? {
+            Some(row) => self.resolved(row).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// One page of instances.
+    pub(crate) async fn list_instances(&self, query: &InstanceQuery) -> Result<InstancePage, ServiceError> {
+        let table_query = TableQuery {
+            filter: instance_row::filter(query),
+            select: instance_row::select(query.fetch),
+            top: query.page_size,
+            continuation: query.continuation.clone(),
+        };
+        let page = match self.hub.account.tables.query(&self.hub.names.instances_table(), &table_query).await
+        {
+            Ok(page) => page,
+            Err(e) if e.kind() == storage::ErrorKind::NotFound => return Ok(InstancePage::default()),
+            Err(e) => return Err(self.hub.failed("cannot list instances", e)),
+        };
+        let mut instances = Vec::with_capacity(page.entities.len());
+        for row in page.entities {
+            let key = row.partition_key.clone();
+            match self.resolved(row).await {
+                Ok(state) => instances.push(state),
+                // One row of other software, or one missing blob, must not hide all others.
+                Err(e) if e.kind() == ErrorKind::Data => {
+                    tracing::warn!(hub = %self.hub.name(), key, error = e.chain(), "an instance is left out");
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(InstancePage { instances, continuation: page.continuation })
+    }
+
+    /// The state of a row, with large input and output downloaded.
+    async fn resolved(&self, mut row: Entity) -> Result<OrchestrationState, ServiceError> {
+        if self.hub.settings.fetch_large_message_data_enabled {
+            let container_url = self.large().container_url();
+            for (column, name) in instance_row::blob_references(&row, &container_url) {
+                let text = self.large().read(&name).await?;
+                let text = instance_row::blob_text(&name, text).map_err(|e| {
+                    self.hub.unreadable(format!("a large message cannot be read. blob=`{name}`"), e)
+                })?;
+                match text {
+                    Some(text) => row.set(column, text),
+                    None => drop(row.columns.remove(column)),
+                }
+            }
+        }
+        self.read_instance(&row)
+    }
+}
+
+/// What this worker knows of an Instances row.
+enum Known {
+    Version(ETag),
+    Absent,
+    Nothing,
+}
+
+impl Known {
+    fn of(etag: Option<ETag>) -> Self {
+        etag.map_or(Self::Nothing, Self::Version)
+    }
+}
