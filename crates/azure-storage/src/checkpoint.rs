@@ -76,15 +76,15 @@ async fn send_outbound(
     let control: Vec<_> =
         commit.orchestrator_messages.iter().chain(&commit.timer_messages).cloned().collect();
     let activities = &commit.activity_messages;
-    let (partitions, ()) = tokio::try_join!(
+    tokio::try_join!(
         shared.sender.send_all_control(&control, sender),
         stream::iter(0..activities.len())
             .map(|at| shared.sender.send_activity(&activities[at], sender, &shared.work_items))
             .buffer_unordered(limit)
             .try_collect::<()>(),
     )?;
-    for partition in partitions {
-        shared.ring(partition);
+    for message in &control {
+        shared.announce(shared.sender.partition_of(message), message);
     }
     Ok(())
 }

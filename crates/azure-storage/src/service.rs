@@ -288,7 +288,7 @@ impl OrchestrationService for AzureStorageService {
             episode: Some(request.data.episode.unwrap_or(-1)),
         };
         shared.sender.send_control(&response, &sender).await?;
-        shared.ring(shared.sender.partition_of(&response));
+        shared.announce(shared.sender.partition_of(&response), &response);
         let deleted = request.delete(&*self.hub.account.queues).await;
         shared.work_items.take(token);
         deleted.map_err(|e| {

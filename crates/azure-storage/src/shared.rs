@@ -7,13 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
-use taskhub_core::{ErrorKind, LockToken, PartitionId, ServiceError, Timestamp};
+use taskhub_core::{ErrorKind, LockToken, PartitionId, ServiceError, TaskMessage, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::hub::Hub;
+use crate::message;
 use crate::partition::manager::PartitionOwner;
 use crate::queue::control::ControlQueue;
 use crate::queue::held::HeldMessage;
@@ -57,10 +58,14 @@ impl Shared {
         )
     }
 
-    /// A message for the partition was put by this process: look at once if it is ours.
-    pub(crate) fn ring(&self, partition: PartitionId) {
+    /// A message for the partition was put by this process: look at once if it is ours, or when it is due.
+    pub(crate) fn announce(&self, partition: PartitionId, message: &TaskMessage) {
         if let Some((queue, _)) = self.queues().get(&partition) {
-            queue.bell.notify_one();
+            let now = self.hub.clock.now();
+            match message::visibility_delay(message, now) {
+                Duration::ZERO => queue.bell.notify_one(),
+                delay => queue.set_alarm(now + delay),
+            }
         }
     }
 

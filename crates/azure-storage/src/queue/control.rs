@@ -1,11 +1,13 @@
 //! Receiving from one control queue, for as long as this worker owns it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use taskhub_core::{PartitionId, Timestamp};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::queue::backoff::PollingBackoff;
@@ -16,6 +18,9 @@ use crate::shared::Shared;
 /// Source: Azure/durabletask, `ControlQueue` (1 s).
 const PAUSE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Most hidden messages whose due time is remembered; more are found by polling.
+const MAX_ALARMS: usize = 10_000;
+
 /// One owned control queue.
 #[derive(Debug, Clone)]
 pub(crate) struct ControlQueue {
@@ -25,6 +30,8 @@ pub(crate) struct ControlQueue {
     /// Cancelled to stop receiving.
     pub(crate) stop: CancellationToken,
     lease_until: Arc<AtomicI64>,
+    alarms: Arc<Mutex<BTreeSet<Timestamp>>>,
+    alarm_set: Arc<Notify>,
 }
 
 impl ControlQueue {
@@ -34,6 +41,64 @@ impl ControlQueue {
             bell: Arc::new(Notify::new()),
             stop: CancellationToken::new(),
             lease_until: Arc::new(AtomicI64::new(lease_until.ticks())),
+            alarms: Arc::default(),
+            alarm_set: Arc::default(),
+        }
+    }
+
+    /// This process has put a message that becomes visible at `due`: look then, however long the queue has
+    /// been silent.
+    ///
+    /// Differs: DTFx finds its own timers by polling, up to half a minute late.
+    pub(crate) fn set_alarm(&self, due: Timestamp) {
+        let mut alarms = self.alarms();
+        alarms.insert(due);
+        if alarms.len() > MAX_ALARMS {
+            alarms.pop_last();
+        }
+        drop(alarms);
+        self.alarm_set.notify_one();
+    }
+
+    fn alarms(&self) -> MutexGuard<'_, BTreeSet<Timestamp>> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an alarm was due; forgets those that were.
+    fn take_due_alarms(&self, now: Timestamp) -> bool {
+        let mut alarms = self.alarms();
+        let later = alarms.split_off(&(now + Duration::from_nanos(100)));
+        let due = !alarms.is_empty();
+        *alarms = later;
+        due
+    }
+
+    /// Waits after an empty receive: until something is known to have come, or as long as the back-off says.
+    async fn wait_for_more(
+        &self,
+        shared: &Shared,
+        poll: &mut PollingBackoff,
+        rung: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(rung);
+        let silent_until = Instant::now() + poll.delay();
+        loop {
+            let now = shared.hub.clock.now();
+            if self.take_due_alarms(now) {
+                return poll.signalled();
+            }
+            let next = self.alarms().first().map(|due| Instant::now() + due.saturating_since(now));
+            let until = next.map_or(silent_until, |next| next.min(silent_until));
+            tokio::select! {
+                () = &mut rung => return poll.signalled(),
+                () = self.stop.cancelled() => return,
+                () = self.alarm_set.notified() => {}
+                () = tokio::time::sleep_until(until) => {
+                    if Instant::now() >= silent_until {
+                        return poll.elapsed(shared.hub.ids.random());
+                    }
+                }
+            }
         }
     }
 
@@ -70,12 +135,7 @@ impl ControlQueue {
                         shared.clone().route_received(self.partition, messages).await;
                     }
                     Ok(_) => {
-                        wait = poll.delay();
-                        tokio::select! {
-                            () = rung => poll.signalled(),
-                            () = self.stop.cancelled() => {}
-                            () = tokio::time::sleep(wait) => poll.elapsed(shared.hub.ids.random()),
-                        }
+                        self.wait_for_more(&shared, &mut poll, rung).await;
                         continue;
                     }
                     Err(e) => {

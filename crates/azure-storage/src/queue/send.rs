@@ -80,18 +80,15 @@ impl MessageSender {
         Ok(())
     }
 
-    /// Puts several messages on control queues, some at a time; returns their partitions.
+    /// Puts several messages on control queues, some at a time.
     pub(crate) async fn send_all_control(
         &self,
         messages: &[TaskMessage],
         sender: &Sender,
-    ) -> Result<Vec<PartitionId>, ServiceError> {
+    ) -> Result<(), ServiceError> {
         let limit = self.hub.settings.max_storage_operation_concurrency;
         stream::iter(0..messages.len())
-            .map(|at| async move {
-                let message = &messages[at];
-                self.send_control(message, sender).await.map(|_| self.partition_of(message))
-            })
+            .map(|at| async move { self.send_control(&messages[at], sender).await.map(drop) })
             .buffer_unordered(limit)
             .try_collect()
             .await

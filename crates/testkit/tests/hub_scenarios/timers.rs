@@ -106,3 +106,17 @@ async fn an_orchestrator_that_returns_with_an_open_timer_stays_until_it_fires() 
     world.completes("leaves", "\"left\"").await;
     worker.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_of_this_worker_fires_on_time_however_long_the_queue_was_silent() {
+    let world = World::new();
+    let worker = world.samples();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    world.start("timer", Start::new("Timer").input(&300).unwrap()).await;
+    world.waits("timer", "TimerCreated").await;
+    let created = world.client.history(&"timer".into()).await.unwrap()[0].timestamp;
+    world.completes("timer", "\"fired\"").await;
+    let took = world.state("timer").await.completed_at.unwrap().saturating_since(created);
+    assert!(took < Duration::from_secs(303), "{took:?}");
+    worker.stop().await;
+}
