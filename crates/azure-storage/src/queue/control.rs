@@ -14,8 +14,10 @@ use crate::queue::backoff::PollingBackoff;
 use crate::queue::held::sort_received;
 use crate::shared::Shared;
 
-/// Wait while too many messages are held, or the lease has run out.
+/// Longest wait while too many messages are held, or the lease has run out.
 /// Source: Azure/durabletask, `ControlQueue` (1 s).
+///
+/// Differs: DTFx waits that long; here receiving goes on when there is room.
 const PAUSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most hidden messages whose due time is remembered; more are found by polling.
@@ -122,7 +124,8 @@ impl ControlQueue {
             let mut wait = Duration::ZERO;
             let lease_until = Timestamp::from_ticks(self.lease_until.load(Ordering::Relaxed));
             let expired = shared.hub.clock.now() >= lease_until;
-            if expired || shared.sessions.held_count() >= settings.control_queue_buffer_threshold {
+            let full = shared.sessions.held_count() >= settings.control_queue_buffer_threshold;
+            if expired || full {
                 wait = PAUSE_INTERVAL;
             } else {
                 let visibility = settings.control_queue_visibility_timeout;
@@ -150,6 +153,7 @@ impl ControlQueue {
             if !wait.is_zero() {
                 tokio::select! {
                     () = self.stop.cancelled() => {}
+                    () = shared.sessions.room.notified(), if full => {}
                     () = tokio::time::sleep(wait) => {}
                 }
             }

@@ -20,6 +20,8 @@ pub(crate) struct SessionManager {
     state: Mutex<State>,
     /// A batch became ready or a session ended.
     pub(crate) changed: Notify,
+    /// Fewer messages are held than before.
+    pub(crate) room: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +113,7 @@ impl SessionManager {
     /// The message was deleted or given back.
     pub(crate) fn forget(&self, message: &HeldMessage) {
         self.state().held.remove(&message.message_id);
+        self.room.notify_waiters();
     }
 
     /// Routes received messages, in order, to sessions and batches. Returns the histories to be read, and

@@ -207,8 +207,10 @@ impl TrackingStore {
         let StoredRows { rows, .. } = self.rows(instance_id, Some(&execution_id)).await?;
         let container_url = self.large().container_url();
         let context = self.row_context(instance_id, &execution_id, &container_url);
-        let events = rows.iter().map(|(event, row)| (event, row));
-        let Some(mut row) = instance_row::repair(context, events, stored.is_some()) else { return Ok(()) };
+        let events: Vec<_> =
+            rows.iter().map(|row| self.read_event(instance_id, row)).collect::<Result<_, _>>()?;
+        let history = events.iter().zip(&rows);
+        let Some(mut row) = instance_row::repair(context, history, stored.is_some()) else { return Ok(()) };
         self.upload(blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids)).await?;
         tracing::warn!(hub = %self.hub.name(), instance = %instance_id, "the Instances row is repaired");
         let operation = match stored.and_then(|s| s.etag.clone()) {

@@ -58,7 +58,8 @@ pub(crate) struct CommittedHistory {
 }
 
 pub(super) struct StoredRows {
-    pub(super) rows: Vec<(HistoryEvent, Entity)>,
+    /// Events in order, with large columns restored.
+    pub(super) rows: Vec<Entity>,
     sentinel: Option<Sentinel>,
     blob_names: Vec<String>,
 }
@@ -93,7 +94,7 @@ impl TrackingStore {
         let current = sentinel
             .as_ref()
             .map(|s| s.execution_id.clone())
-            .or_else(|| rows.first().and_then(|(_, row)| history_row::execution_id(row).map(Into::into)));
+            .or_else(|| rows.first().and_then(|row| history_row::execution_id(row).map(Into::into)));
         let etag = sentinel.as_ref().and_then(|s| s.etag.clone());
         if rows.is_empty() || expected.is_some_and(|e| Some(e) != current.as_ref()) {
             return Ok(LoadedHistory { execution_id: expected.cloned(), etag, ..LoadedHistory::default() });
@@ -104,7 +105,8 @@ impl TrackingStore {
                 "the last checkpoint was cut off between two batches; its episode is run again"
             );
         }
-        let events: Vec<_> = rows.into_iter().map(|(event, _)| event).collect();
+        let events: Vec<_> =
+            rows.into_iter().map(|row| self.read_event(instance_id, &row)).collect::<Result<_, _>>()?;
         let index = HistoryIndex::of(&events);
         Ok(LoadedHistory { execution_id: current, events, index, etag, blob_names })
     }
@@ -151,9 +153,8 @@ impl TrackingStore {
         let own =
             entities.iter().take_while(|row| history_row::execution_id(row) == execution.as_deref()).count();
         entities.truncate(own);
-        let mut rows = Vec::with_capacity(entities.len());
         let mut blob_names = Vec::new();
-        for (at, mut row) in entities.into_iter().enumerate() {
+        for (at, row) in entities.iter_mut().enumerate() {
             if history_row::index_of(&row.row_key) != Some(at as u64) {
                 return Err(self.hub.unreadable(
                     what("a row of the history is missing"),
@@ -161,17 +162,26 @@ impl TrackingStore {
                 ));
             }
             let references: Vec<_> =
-                blob_column::references(&row).into_iter().map(|(c, name)| (c, name.to_owned())).collect();
+                blob_column::references(row).into_iter().map(|(c, name)| (c, name.to_owned())).collect();
             for (column, name) in references {
                 let text = self.large().read(&name).await?;
                 row.set(column, text);
                 blob_names.push(name);
             }
-            let event = history_row::read(&row)
-                .map_err(|e| self.hub.unreadable(what("a row of the history cannot be read"), e))?;
-            rows.push((event, row));
         }
-        Ok(StoredRows { rows, sentinel, blob_names })
+        Ok(StoredRows { rows: entities, sentinel, blob_names })
+    }
+
+    /// The event of a row.
+    pub(super) fn read_event(
+        &self,
+        instance_id: &InstanceId,
+        row: &Entity,
+    ) -> Result<HistoryEvent, ServiceError> {
+        history_row::read(row).map_err(|e| {
+            let what = format!("a row of the history cannot be read. instance=`{instance_id}`");
+            self.hub.unreadable(what, e)
+        })
     }
 
     /// Appends events, in transactions that each end with the sentinel and are chained by its version.
