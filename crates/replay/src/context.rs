@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::machine::{Call, Shared};
 use crate::payload::to_activity_input;
-use crate::task::{EventWait, EventWaitWithTimeout, RawTask, Task, Timer};
+use crate::task::{EventWait, EventWaitWithTimeout, RawTask, Slot, Task, Timer};
 use crate::{
     ActivityDefinition, OrchestrationDefinition, OrchestratorError, PayloadError, RetryPolicy, from_payload,
     to_payload,
@@ -247,18 +247,24 @@ impl OrchestrationContext {
     /// Waits for an external event; names are compared without case. Events that came before are handed
     /// out in order; of several waits for one name the most recent gets the next event, as in .NET.
     pub fn wait_for_event<T: DeserializeOwned>(&self, name: &str) -> EventWait<T> {
-        let (slot, waiter) = self.shared.lock().wait_for_event(name);
-        EventWait::new(slot, self.shared.clone(), name, waiter)
+        self.wait_on(Arc::default(), name)
     }
 
-    /// Waits for an external event until a timer fires, which is then `None`.
+    fn wait_on<T>(&self, slot: Arc<Slot>, name: &str) -> EventWait<T> {
+        self.shared.lock().wait_for_event(name, &slot);
+        EventWait::new(slot, self.shared.clone(), name)
+    }
+
+    /// Waits for an external event until a timer fires, which is then `None`. Whichever comes first
+    /// decides when it comes, also while the code awaits something else: the event cancels the timer, the
+    /// timer ends the wait.
     pub fn wait_for_event_with_timeout<T: DeserializeOwned>(
         &self,
         name: &str,
         timeout: Duration,
     ) -> EventWaitWithTimeout<T> {
-        let timer = self.sleep(timeout);
-        EventWaitWithTimeout::new(self.wait_for_event(name), timer)
+        let timer = self.shared.create_timer(self.now() + timeout);
+        EventWaitWithTimeout::new(self.wait_on(timer, name))
     }
 
     /// Sends an external event to an instance, whichever execution of it is current.

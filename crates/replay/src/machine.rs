@@ -1,5 +1,7 @@
 //! The state behind an orchestration context: ids, decisions, open tasks, external events.
 
+mod events;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +13,9 @@ use taskhub_core::{
 use uuid::Uuid;
 
 use crate::task::{Outcome, Slot};
-use crate::{EventBehaviour, ReplaySettings, RetryPolicy, SubOrchestrationIds, TaskFailure};
+use crate::{LongTimers, ReplaySettings, RetryPolicy, SubOrchestrationIds, TaskFailure};
+
+pub(crate) use events::same_name;
 
 /// What the context and the executor of one generation share.
 #[derive(Debug)]
@@ -220,13 +224,23 @@ impl Shared {
         let Some(task) = self.lock().open.remove(&id) else { return false };
         let result = outcome(&task);
         match task.target {
-            Target::Slot(slot) => slot.resolve(Outcome::Task(result)),
+            Target::Slot(slot) => self.resolve(&slot, Outcome::Task(result)),
             Target::LongTimer { fire_at, slot } => {
-                self.lock().continue_long_timer(fire_at, slot, &self.settings);
+                let due = self.lock().continue_long_timer(fire_at, slot, &self.settings);
+                if let Some(slot) = due {
+                    self.resolve(&slot, Outcome::Timer);
+                }
             }
             Target::Retry(retry) => self.retry(retry, task.kind, result),
         }
         true
+    }
+
+    /// Leaves an outcome for whoever awaits the slot; a wait for an event that shares it is over.
+    fn resolve(&self, slot: &Slot, outcome: Outcome) {
+        let links = slot.take_links();
+        self.lock().unlink(links);
+        slot.resolve(outcome);
     }
 
     /// Source: Azure/durabletask, `RetryInterceptor.Invoke`.
@@ -305,10 +319,6 @@ impl Machine {
         !self.open.is_empty()
     }
 
-    pub(crate) fn close(&mut self, id: i32) {
-        self.open.remove(&id);
-    }
-
     fn make(&mut self, call: Call, target: Target, shared: &Shared) {
         let id = self.take_id();
         let (kind, task_kind, name, version) = match call {
@@ -348,85 +358,43 @@ impl Machine {
 
     fn long_timer(&mut self, fire_at: Timestamp, slot: Arc<Slot>, settings: &ReplaySettings) {
         let remaining = fire_at.saturating_since(self.now);
-        let id = if remaining > settings.maximum_timer_delay && settings.timer_interval > Duration::ZERO {
-            let part = self.now + settings.timer_interval;
-            self.timer(part, Target::LongTimer { fire_at, slot: slot.clone() })
+        if remaining > settings.maximum_timer_delay && settings.timer_interval > Duration::ZERO {
+            self.part(self.now + settings.timer_interval, fire_at, slot);
         } else {
-            self.timer(fire_at, Target::Slot(slot.clone()))
-        };
+            self.last_timer(fire_at, slot);
+        }
+    }
+
+    /// Goes on after a part of a long timer has fired. Gives the slot back when the time has come.
+    /// Source: Azure/azure-functions-durable-extension, `DurableOrchestrationContext.CreateTimer`;
+    /// microsoft/durabletask-dotnet, `TaskOrchestrationContextWrapper.CreateTimer`.
+    fn continue_long_timer(
+        &mut self,
+        fire_at: Timestamp,
+        slot: Arc<Slot>,
+        settings: &ReplaySettings,
+    ) -> Option<Arc<Slot>> {
+        match settings.long_timers {
+            LongTimers::PartsUntilDue => {
+                let remaining = fire_at.saturating_since(self.now);
+                if remaining == Duration::ZERO {
+                    return Some(slot);
+                }
+                self.part(self.now + remaining.min(settings.timer_interval), fire_at, slot);
+            }
+            LongTimers::PartsThenRest => self.long_timer(fire_at, slot, settings),
+        }
+        None
+    }
+
+    fn part(&mut self, part_at: Timestamp, fire_at: Timestamp, slot: Arc<Slot>) {
+        let id = self.timer(part_at, Target::LongTimer { fire_at, slot: slot.clone() });
         slot.set_open_timer(id);
     }
 
-    fn continue_long_timer(&mut self, fire_at: Timestamp, slot: Arc<Slot>, settings: &ReplaySettings) {
-        if self.now < fire_at {
-            self.long_timer(fire_at, slot, settings);
-        } else {
-            slot.resolve(Outcome::Timer);
-        }
-    }
-
-    /// Waits for an event: takes the oldest buffered one or becomes the most recent waiter.
-    pub(crate) fn wait_for_event(&mut self, name: &str) -> (Arc<Slot>, Option<u64>) {
-        let key = fold_case(name);
-        if let Some(events) = self.buffered.get_mut(&key) {
-            let first = events.pop_front();
-            if events.is_empty() {
-                self.buffered.remove(&key);
-            }
-            if let Some((number, event)) = first {
-                return (Slot::resolved(Outcome::Event(number, Box::new(event))), None);
-            }
-        }
-        let waiter = self.next_event;
-        self.next_event += 1;
-        let slot = Arc::new(Slot::default());
-        self.waiters.entry(key).or_default().push((waiter, slot.clone()));
-        (slot, Some(waiter))
-    }
-
-    /// Hands an external event to the most recent waiter, to the next generation, or to the buffer.
-    pub(crate) fn raise_event(&mut self, name: &str, event: &HistoryEvent, behaviour: EventBehaviour) {
-        if let Some(next) = &mut self.continue_as_new
-            && behaviour == EventBehaviour::Carryover
-        {
-            next.carryover.push(event.clone());
-            return;
-        }
-        let number = self.next_event;
-        self.next_event += 1;
-        let key = fold_case(name);
-        if let Some(waiters) = self.waiters.get_mut(&key) {
-            let last = waiters.pop();
-            if waiters.is_empty() {
-                self.waiters.remove(&key);
-            }
-            if let Some((_, slot)) = last {
-                slot.resolve(Outcome::Event(number, Box::new(event.clone())));
-                return;
-            }
-        }
-        self.buffered.entry(key).or_default().push_back((number, event.clone()));
-    }
-
-    pub(crate) fn return_event(&mut self, name: &str, number: u64, event: HistoryEvent) {
-        // It is older than whatever is buffered now.
-        self.buffered.entry(fold_case(name)).or_default().push_front((number, event));
-    }
-
-    /// Ends a wait.
-    ///
-    /// Differs: in .NET a wait that lost a race stays and swallows the next event.
-    pub(crate) fn forget_waiter(&mut self, name: &str, waiter: u64) {
-        let key = fold_case(name);
-        if let Some(waiters) = self.waiters.get_mut(&key) {
-            // Waiters are pushed with ascending numbers.
-            if let Ok(at) = waiters.binary_search_by_key(&waiter, |(number, _)| *number) {
-                waiters.remove(at);
-            }
-            if waiters.is_empty() {
-                self.waiters.remove(&key);
-            }
-        }
+    fn last_timer(&mut self, fire_at: Timestamp, slot: Arc<Slot>) {
+        let id = self.timer(fire_at, Target::Slot(slot.clone()));
+        slot.set_open_timer(id);
     }
 
     /// Asks for a next generation; the last request counts.
@@ -465,22 +433,4 @@ impl Machine {
             self.decide(id, ActionKind::Complete(completion));
         }
     }
-}
-
-/// Key of names that .NET compares with `OrdinalIgnoreCase`: each char by its simple upper case.
-fn fold_case(name: &str) -> String {
-    name.chars()
-        .map(|c| {
-            let mut upper = c.to_uppercase();
-            match (upper.next(), upper.next()) {
-                (Some(single), None) => single,
-                _ => c,
-            }
-        })
-        .collect()
-}
-
-/// Whether two names are the same to .NET's `OrdinalIgnoreCase`.
-pub(crate) fn same_name(a: &str, b: &str) -> bool {
-    a == b || fold_case(a) == fold_case(b)
 }

@@ -33,6 +33,18 @@ pub enum SubOrchestrationIds {
     Guid,
 }
 
+/// How a timer that is far away goes on after its first part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LongTimers {
+    /// Parts until the time has come, checked after each of them: a last part that fired early is
+    /// followed by another. In-process Durable Functions.
+    #[default]
+    PartsUntilDue,
+    /// Parts while more than [`ReplaySettings::maximum_timer_delay`] is left, then one timer for the rest,
+    /// even if none is left. The .NET SDK.
+    PartsThenRest,
+}
+
 /// How an orchestrator is replayed. An instance that another SDK began must be continued with that SDK's
 /// settings, or ids differ; the defaults are those of in-process Durable Functions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +69,8 @@ pub struct ReplaySettings {
     /// Length of the parts of a split timer. Source: Azure/azure-functions-durable-extension,
     /// `AzureStorageDurabilityProvider.LongRunningTimerIntervalLength`.
     pub timer_interval: Duration,
+    /// What follows the first part of a split timer.
+    pub long_timers: LongTimers,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -71,6 +85,7 @@ impl Default for ReplaySettings {
             sub_orchestration_ids: SubOrchestrationIds::default(),
             maximum_timer_delay: DAY * 6,
             timer_interval: DAY * 3,
+            long_timers: LongTimers::default(),
         }
     }
 }
@@ -83,6 +98,7 @@ impl ReplaySettings {
             guid_namespace: GUID_NAMESPACE_ISOLATED,
             sub_orchestration_ids: SubOrchestrationIds::Guid,
             maximum_timer_delay: DAY * 3,
+            long_timers: LongTimers::PartsThenRest,
             ..Self::default()
         }
     }

@@ -24,9 +24,18 @@ pub(crate) enum Outcome {
 
 #[derive(Debug, Default)]
 struct SlotState {
-    outcome: Option<Outcome>,
+    outcome: Option<Arc<Outcome>>,
     waker: Option<Waker>,
-    open_timer: Option<i32>,
+    links: Links,
+}
+
+/// By which ways an outcome can still come.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    /// Id of the open timer.
+    pub(crate) open_timer: Option<i32>,
+    /// Key and number of the wait for an event.
+    pub(crate) waiter: Option<(String, u64)>,
 }
 
 /// Where a result is left for the future that awaits it. Never locks anything else while locked.
@@ -35,7 +44,7 @@ pub(crate) struct Slot(Mutex<SlotState>);
 
 impl Slot {
     pub(crate) fn resolved(outcome: Outcome) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(SlotState { outcome: Some(outcome), ..SlotState::default() })))
+        Arc::new(Self(Mutex::new(SlotState { outcome: Some(Arc::new(outcome)), ..SlotState::default() })))
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotState> {
@@ -45,8 +54,7 @@ impl Slot {
     pub(crate) fn resolve(&self, outcome: Outcome) {
         let waker = {
             let mut state = self.lock();
-            state.outcome = Some(outcome);
-            state.open_timer = None;
+            state.outcome = Some(Arc::new(outcome));
             state.waker.take()
         };
         if let Some(waker) = waker {
@@ -56,13 +64,23 @@ impl Slot {
 
     /// Remembers which open task must go when the timer behind this slot is cancelled.
     pub(crate) fn set_open_timer(&self, id: i32) {
-        self.lock().open_timer = Some(id);
+        self.lock().links.open_timer = Some(id);
     }
 
-    fn poll(&self, cx: &Context<'_>) -> Poll<Outcome> {
+    /// Remembers which wait must end when the slot gets its outcome from elsewhere or is given up.
+    pub(crate) fn set_waiter(&self, key: String, number: u64) {
+        self.lock().links.waiter = Some((key, number));
+    }
+
+    pub(crate) fn take_links(&self) -> Links {
+        std::mem::take(&mut self.lock().links)
+    }
+
+    /// The outcome stays, so a future that is awaited again is ready again.
+    fn poll(&self, cx: &Context<'_>) -> Poll<Arc<Outcome>> {
         let mut state = self.lock();
-        match state.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome),
+        match &state.outcome {
+            Some(outcome) => Poll::Ready(outcome.clone()),
             None => {
                 match &mut state.waker {
                     Some(waker) => waker.clone_from(cx.waker()),
@@ -111,11 +129,11 @@ impl<T: DeserializeOwned> Future for Task<T> {
     type Output = Result<T, TaskFailure>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.slot.poll(cx).map(|outcome| match outcome {
+        self.slot.poll(cx).map(|outcome| match &*outcome {
             Outcome::Task(Ok(result)) => {
                 from_payload(result.as_deref()).map_err(|error| payload_failure(&self.name, &error))
             }
-            Outcome::Task(Err(failure)) => Err(failure),
+            Outcome::Task(Err(failure)) => Err(failure.clone()),
             // Ids are not checked against kinds: a timer's event may name an activity's id.
             Outcome::Timer | Outcome::Event(..) => {
                 from_payload(None).map_err(|error| payload_failure(&self.name, &error))
@@ -139,8 +157,8 @@ impl Future for RawTask {
     type Output = Result<Option<String>, TaskFailure>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll(cx).map(|outcome| match outcome {
-            Outcome::Task(result) => result,
+        self.0.poll(cx).map(|outcome| match &*outcome {
+            Outcome::Task(result) => result.clone(),
             Outcome::Timer | Outcome::Event(..) => Ok(None),
         })
     }
@@ -185,10 +203,8 @@ impl Drop for Timer {
         if self.detached {
             return;
         }
-        let open_timer = self.slot.lock().open_timer.take();
-        if let Some(id) = open_timer {
-            self.shared.lock().close(id);
-        }
+        let links = self.slot.take_links();
+        self.shared.lock().unlink(links);
     }
 }
 
@@ -205,25 +221,37 @@ pub struct EventWait<T> {
     slot: Arc<Slot>,
     shared: Arc<Shared>,
     name: String,
-    waiter: Option<u64>,
+    /// Whether the event has reached the code.
+    handed_out: bool,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T> EventWait<T> {
-    pub(crate) fn new(slot: Arc<Slot>, shared: Arc<Shared>, name: &str, waiter: Option<u64>) -> Self {
-        Self { slot, shared, name: name.to_owned(), waiter, value: PhantomData }
+    pub(crate) fn new(slot: Arc<Slot>, shared: Arc<Shared>, name: &str) -> Self {
+        Self { slot, shared, name: name.to_owned(), handed_out: false, value: PhantomData }
+    }
+
+    fn poll_outcome(&mut self, cx: &Context<'_>) -> Poll<Arc<Outcome>> {
+        let outcome = self.slot.poll(cx);
+        self.handed_out |= outcome.is_ready();
+        outcome
+    }
+}
+
+/// The payload of an external event.
+fn event_value<T: DeserializeOwned>(event: &HistoryEvent) -> Result<T, PayloadError> {
+    match &event.kind {
+        EventKind::EventRaised { input, .. } => from_payload(input.as_deref()),
+        _ => from_payload(None),
     }
 }
 
 impl<T: DeserializeOwned> Future for EventWait<T> {
     type Output = Result<T, PayloadError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.slot.poll(cx).map(|outcome| match outcome {
-            Outcome::Event(_, event) => match &event.kind {
-                EventKind::EventRaised { input, .. } => from_payload(input.as_deref()),
-                _ => from_payload(None),
-            },
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_outcome(cx).map(|outcome| match &*outcome {
+            Outcome::Event(_, event) => event_value(event),
             Outcome::Task(_) | Outcome::Timer => from_payload(None),
         })
     }
@@ -231,13 +259,12 @@ impl<T: DeserializeOwned> Future for EventWait<T> {
 
 impl<T> Drop for EventWait<T> {
     fn drop(&mut self) {
-        let received = self.slot.lock().outcome.take();
+        let links = self.slot.take_links();
+        let received = self.slot.lock().outcome.take().filter(|_| !self.handed_out);
         let mut machine = self.shared.lock();
-        if let Some(Outcome::Event(number, event)) = received {
-            machine.return_event(&self.name, number, *event);
-        }
-        if let Some(waiter) = self.waiter {
-            machine.forget_waiter(&self.name, waiter);
+        machine.unlink(links);
+        if let Some(Outcome::Event(number, event)) = received.as_deref() {
+            machine.return_event(&self.name, *number, HistoryEvent::clone(event));
         }
     }
 }
@@ -252,13 +279,12 @@ impl<T> fmt::Debug for EventWait<T> {
 /// [`wait_for_event_with_timeout`](crate::OrchestrationContext::wait_for_event_with_timeout).
 #[must_use = "an event is not received unless the wait is awaited"]
 #[derive(Debug)]
-pub struct EventWaitWithTimeout<T> {
-    parts: Option<(EventWait<T>, Timer)>,
-}
+pub struct EventWaitWithTimeout<T>(EventWait<T>);
 
 impl<T> EventWaitWithTimeout<T> {
-    pub(crate) fn new(event: EventWait<T>, timer: Timer) -> Self {
-        Self { parts: Some((event, timer)) }
+    /// `wait` shares its slot with the timer.
+    pub(crate) fn new(wait: EventWait<T>) -> Self {
+        Self(wait)
     }
 }
 
@@ -266,16 +292,9 @@ impl<T: DeserializeOwned> Future for EventWaitWithTimeout<T> {
     type Output = Result<Option<T>, PayloadError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some((event, timer)) = &mut self.parts else { return Poll::Pending };
-        let output = match Pin::new(event).poll(cx) {
-            Poll::Ready(value) => value.map(Some),
-            Poll::Pending => match Pin::new(timer).poll(cx) {
-                Poll::Ready(()) => Ok(None),
-                Poll::Pending => return Poll::Pending,
-            },
-        };
-        // Ends the wait or cancels the timer at once, as the .NET SDKs do.
-        self.parts = None;
-        Poll::Ready(output)
+        self.0.poll_outcome(cx).map(|outcome| match &*outcome {
+            Outcome::Event(_, event) => event_value(event).map(Some),
+            Outcome::Task(_) | Outcome::Timer => Ok(None),
+        })
     }
 }

@@ -443,9 +443,10 @@ fn long_timers_are_split_and_can_be_cancelled_in_every_part() {
     let mut execution = sleeper(10);
     assert_eq!(short(&execution.advance(&[], &mut [mark(0), start()])), timer(0, 3));
     assert_eq!(short(&execution.advance(&[], &mut [mark(3 * DAY), fired(0)])), timer(1, 6));
-    assert_eq!(short(&execution.advance(&[], &mut [mark(6 * DAY), fired(1)])), timer(2, 10));
-    let result = execution.advance(&[], &mut [mark(10 * DAY), fired(2)]);
-    assert_eq!(short(&result), ["3 Completed \"slept\""]);
+    assert_eq!(short(&execution.advance(&[], &mut [mark(6 * DAY), fired(1)])), timer(2, 9));
+    assert_eq!(short(&execution.advance(&[], &mut [mark(9 * DAY), fired(2)])), timer(3, 10));
+    let result = execution.advance(&[], &mut [mark(10 * DAY), fired(3)]);
+    assert_eq!(short(&result), ["4 Completed \"slept\""]);
 
     let mut execution = sleeper(10);
     execution.advance(&[], &mut [mark(0), start()]);

@@ -1,0 +1,105 @@
+//! External events: who waits, what arrived before anybody waited.
+
+use std::sync::Arc;
+
+use taskhub_core::HistoryEvent;
+
+use super::Machine;
+use crate::EventBehaviour;
+use crate::task::{Links, Outcome, Slot};
+
+impl Machine {
+    /// Waits for an event: takes the oldest buffered one or becomes the most recent waiter. A timer that
+    /// is linked to the slot competes with the event; the first of the two wins when it arrives.
+    pub(crate) fn wait_for_event(&mut self, name: &str, slot: &Arc<Slot>) {
+        let key = fold_case(name);
+        if let Some(events) = self.buffered.get_mut(&key) {
+            let first = events.pop_front();
+            if events.is_empty() {
+                self.buffered.remove(&key);
+            }
+            if let Some((number, event)) = first {
+                return self.settle(slot, Outcome::Event(number, Box::new(event)));
+            }
+        }
+        let waiter = self.next_event;
+        self.next_event += 1;
+        slot.set_waiter(key.clone(), waiter);
+        self.waiters.entry(key).or_default().push((waiter, slot.clone()));
+    }
+
+    /// Hands an external event to the most recent waiter, to the next generation, or to the buffer.
+    pub(crate) fn raise_event(&mut self, name: &str, event: &HistoryEvent, behaviour: EventBehaviour) {
+        if let Some(next) = &mut self.continue_as_new
+            && behaviour == EventBehaviour::Carryover
+        {
+            next.carryover.push(event.clone());
+            return;
+        }
+        let number = self.next_event;
+        self.next_event += 1;
+        self.offer(name, number, event.clone());
+    }
+
+    /// Takes back an event that a wait received and never handed out.
+    pub(crate) fn return_event(&mut self, name: &str, number: u64, event: HistoryEvent) {
+        self.offer(name, number, event);
+    }
+
+    fn offer(&mut self, name: &str, number: u64, event: HistoryEvent) {
+        let key = fold_case(name);
+        if let Some((_, slot)) = self.waiters.get_mut(&key).and_then(Vec::pop) {
+            if self.waiters.get(&key).is_some_and(Vec::is_empty) {
+                self.waiters.remove(&key);
+            }
+            return self.settle(&slot, Outcome::Event(number, Box::new(event)));
+        }
+        // Only an event that was taken back can be older than those in the buffer.
+        let events = self.buffered.entry(key).or_default();
+        let at = events.partition_point(|(other, _)| *other < number);
+        events.insert(at, (number, event));
+    }
+
+    /// Leaves an outcome for whoever awaits the slot, and closes the ways by which another could come.
+    fn settle(&mut self, slot: &Slot, outcome: Outcome) {
+        self.unlink(slot.take_links());
+        slot.resolve(outcome);
+    }
+
+    /// Cancels the timer and ends the wait behind a slot.
+    ///
+    /// Differs: in .NET a wait that lost a race stays and swallows the next event.
+    pub(crate) fn unlink(&mut self, links: Links) {
+        if let Some(id) = links.open_timer {
+            self.open.remove(&id);
+        }
+        let Some((key, waiter)) = links.waiter else { return };
+        if let Some(waiters) = self.waiters.get_mut(&key) {
+            // Waiters are pushed with ascending numbers.
+            if let Ok(at) = waiters.binary_search_by_key(&waiter, |(number, _)| *number) {
+                waiters.remove(at);
+            }
+            if waiters.is_empty() {
+                self.waiters.remove(&key);
+            }
+        }
+    }
+}
+
+/// Key of names that .NET compares with `OrdinalIgnoreCase`: each char by its simple upper case.
+fn fold_case(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            let mut upper = c.to_uppercase();
+            match (upper.next(), upper.next()) {
+                (Some(single), None) => single,
+                _ => c,
+            }
+        })
+        .collect()
+}
+
+/// Whether two names are the same to .NET's `OrdinalIgnoreCase`.
+pub(crate) fn same_name(a: &str, b: &str) -> bool {
+    a == b || fold_case(a) == fold_case(b)
+}
