@@ -12,8 +12,8 @@ use crate::machine::{Call, Shared};
 use crate::payload::to_activity_input;
 use crate::task::{EventWait, EventWaitWithTimeout, RawTask, Slot, Task, Timer};
 use crate::{
-    ActivityDefinition, OrchestrationDefinition, OrchestratorError, PayloadError, RetryPolicy, from_payload,
-    to_payload,
+    ActivityDefinition, ApplicationError, OrchestrationDefinition, OrchestratorError, PayloadError,
+    RetryPolicy, from_payload, to_payload,
 };
 
 /// How an activity is called.
@@ -30,12 +30,13 @@ pub struct ActivityOptions {
 /// How a sub-orchestration is started.
 #[derive(Debug, Clone, Default)]
 pub struct SubOrchestrationOptions {
-    /// Instance id; made from the parent's by default, see
-    /// [`SubOrchestrationIds`](crate::SubOrchestrationIds).
+    /// Instance id; made by [`SubOrchestrationIds`](crate::SubOrchestrationIds) when there is none or a
+    /// blank one.
     pub instance_id: Option<InstanceId>,
     /// Version; DTFx writes the empty text when there is none, and so does `None`.
     pub version: Option<String>,
-    /// Tags of the child, in addition to those of the parent.
+    /// Tags of the child, in addition to those of the parent. A call with the tag `FireAndForget` is ready
+    /// at once, without a result.
     pub tags: Option<Tags>,
     /// When and how often a failed call is tried again.
     pub retry: Option<RetryPolicy>,
@@ -211,14 +212,16 @@ impl OrchestrationContext {
         let call = Call::SubOrchestration {
             name: name.to_owned(),
             version: Some(options.version.unwrap_or_default()),
-            instance_id: options.instance_id,
+            instance_id: unless_blank(options.instance_id),
             input,
             tags: options.tags,
         };
         RawTask(self.shared.call(call, options.retry))
     }
 
-    /// Starts another orchestration and forgets it. Returns its instance id. Retry options have no effect:
+    /// Starts another orchestration and forgets it. Returns its instance id, which
+    /// [`ReplaySettings::fire_and_forget_ids`](crate::ReplaySettings::fire_and_forget_ids) makes when the
+    /// options name none. Retry options have no effect:
     /// nobody learns whether it fails.
     ///
     /// # Errors
@@ -231,7 +234,8 @@ impl OrchestrationContext {
     ) -> Result<InstanceId, PayloadError> {
         let input = to_payload(&input)?;
         let version = Some(options.version.unwrap_or_default());
-        Ok(self.shared.start(name.to_owned(), version, options.instance_id, input, options.tags))
+        let instance_id = unless_blank(options.instance_id);
+        Ok(self.shared.start(name.to_owned(), version, instance_id, input, options.tags))
     }
 
     /// A timer that fires at a time. A time in the past fires as soon as its message is received.
@@ -270,22 +274,34 @@ impl OrchestrationContext {
     /// Sends an external event to an instance, whichever execution of it is current.
     ///
     /// # Errors
-    /// The value has no JSON form.
+    /// The value has no JSON form, or the id is blank.
     pub fn send_event<T: Serialize + ?Sized>(
         &self,
         instance_id: impl Into<InstanceId>,
         name: &str,
         value: &T,
-    ) -> Result<(), PayloadError> {
-        self.send_event_raw(OrchestrationInstance::current(instance_id), name, to_payload(value)?);
-        Ok(())
+    ) -> Result<(), OrchestratorError> {
+        self.send_event_raw(OrchestrationInstance::current(instance_id), name, to_payload(value)?)
     }
 
     /// Sends an external event with a serialised value.
-    pub fn send_event_raw(&self, target: OrchestrationInstance, name: &str, input: Option<String>) {
+    ///
+    /// # Errors
+    /// The id of the target is blank.
+    pub fn send_event_raw(
+        &self,
+        target: OrchestrationInstance,
+        name: &str,
+        input: Option<String>,
+    ) -> Result<(), OrchestratorError> {
+        if is_blank(&target.instance_id) {
+            let message = "an event needs the id of an instance";
+            return Err(ApplicationError::new("System.ArgumentException", message).into());
+        }
         let mut machine = self.shared.lock();
         let id = machine.take_id();
         machine.decide(id, ActionKind::SendEvent { target, name: name.to_owned(), input });
+        Ok(())
     }
 
     /// Asks for a new generation with this input. It begins when the orchestrator returns successfully
@@ -310,6 +326,14 @@ impl OrchestrationContext {
         self.shared.lock().continue_as_new(input, options.version, options.generate_new_trace);
         Ok(())
     }
+}
+
+fn is_blank(id: &InstanceId) -> bool {
+    id.as_str().trim().is_empty()
+}
+
+fn unless_blank(id: Option<InstanceId>) -> Option<InstanceId> {
+    id.filter(|id| !is_blank(id))
 }
 
 /// Emits a `tracing` event unless the orchestrator is replaying, so that each line appears once.

@@ -83,14 +83,11 @@ impl Execution {
     /// beyond what the events already record. All returned actions must go into the history before the
     /// next call; if some do not, the execution must be dropped.
     pub fn advance(&mut self, past: &[HistoryEvent], new: &mut [HistoryEvent]) -> EpisodeResult {
-        let result = self.handle_all(past, new);
-        if let Some(Err(error)) = &self.outcome
-            && error.is::<SessionAborted>()
-        {
-            return EpisodeResult { is_aborted: true, ..EpisodeResult::default() };
-        }
-        match result {
+        match self.handle_all(past, new) {
             Err(error) => self.fail(&error),
+            Ok(()) if self.is_aborted() => {
+                return EpisodeResult { is_aborted: true, ..EpisodeResult::default() };
+            }
             Ok(()) => self.end_if_finished(),
         }
         let Some(shared) = &self.shared else { return EpisodeResult::default() };
@@ -271,6 +268,14 @@ impl Execution {
         let body = self.body.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(body)));
         self.outcome = Some(result);
+    }
+
+    /// Whether user code gave the session back. As every end, it waits until nothing is open; what was
+    /// decided before is recorded until then.
+    fn is_aborted(&self) -> bool {
+        !self.failed
+            && matches!(&self.outcome, Some(Err(error)) if error.is::<SessionAborted>())
+            && self.shared.as_ref().is_none_or(|shared| !shared.lock().has_open_tasks())
     }
 
     /// Decides the end once the code has returned and nothing is open: activities, sub-orchestrations and

@@ -107,7 +107,8 @@ impl Error for ApplicationError {
     }
 }
 
-/// Thrown by user code to give the work item back without recording anything; it is tried again later.
+/// Thrown by user code to give the work item back without recording anything; it is tried again later. An
+/// orchestrator that has open calls or timers waits for them first, as with any other end.
 /// Source: Azure/durabletask, `SessionAbortedException`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the session was aborted")]

@@ -9,6 +9,9 @@ use std::task::{Context, Poll, Wake, Waker};
 
 /// Waits for all futures and returns their outputs in order. Each wake-up polls only the futures that
 /// became ready, so a fan-in of n tasks costs n polls.
+///
+/// # Panics
+/// When it is polled again after it has handed out the outputs.
 pub fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> JoinAll<F> {
     let ready = Arc::new(Ready::default());
     let children: Vec<_> = futures
@@ -20,7 +23,7 @@ pub fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> JoinAll<F> {
         })
         .collect();
     ready.lock().indices.extend(0..children.len());
-    JoinAll { open: children.len(), children, ready }
+    JoinAll { open: children.len(), children, ready, is_done: false }
 }
 
 /// The future of [`join_all`].
@@ -29,6 +32,7 @@ pub struct JoinAll<F: Future> {
     children: Vec<Child<F>>,
     open: usize,
     ready: Arc<Ready>,
+    is_done: bool,
 }
 
 enum Child<F: Future> {
@@ -85,8 +89,14 @@ impl<F: Future> Future for JoinAll<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.ready.lock().parent = Some(cx.waker().clone());
-        loop {
+        assert!(!this.is_done, "join_all polled after completion");
+        let ready = {
+            let mut state = this.ready.lock();
+            state.parent = Some(cx.waker().clone());
+            state.indices.len()
+        };
+        // Children that wake themselves meanwhile are for the next poll.
+        for _ in 0..ready {
             let Some(index) = this.ready.lock().indices.pop_front() else { break };
             let Child::Running(future, waker) = &mut this.children[index] else { continue };
             waker.queued.store(false, Ordering::Release);
@@ -99,6 +109,7 @@ impl<F: Future> Future for JoinAll<F> {
         if this.open > 0 {
             return Poll::Pending;
         }
+        this.is_done = true;
         let outputs = this.children.drain(..).filter_map(|child| match child {
             Child::Done(output) => output,
             Child::Running(..) => None,
@@ -149,7 +160,8 @@ pub enum Either<A, B> {
 }
 
 /// Waits for the first of two futures and drops the other, which cancels a timer and ends a wait for an
-/// event. If both are ready, the left one wins. Pass `&mut future` to keep the loser.
+/// event. If both are ready, the left one wins. Pass `&mut future` to keep both: calls, timers and waits
+/// can be awaited again, with the same result.
 pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
     let (mut a, mut b) = (Box::pin(a), Box::pin(b));
     std::future::poll_fn(|cx| {
@@ -162,7 +174,8 @@ pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Ou
 }
 
 /// Waits for the first of many futures: its index and output. The others are dropped, which cancels
-/// timers; pass `&mut` futures to keep them. If several are ready, the one with the least index wins. None
+/// timers; pass `&mut` futures to keep all of them, such as for a [`join_all`] afterwards: calls, timers and
+/// waits can be awaited again, with the same result, so one that has won wins again. If several are ready, the one with the least index wins. None
 /// at all never end.
 pub async fn race<F: Future>(futures: impl IntoIterator<Item = F>) -> (usize, F::Output) {
     let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();

@@ -148,27 +148,52 @@ impl Shared {
         Uuid::new_v5(&self.settings.guid_namespace, name.as_bytes())
     }
 
+    /// An instance id for a child that was given none; `None` for the one made of the sequence id.
+    fn new_child_id(&self, ids: SubOrchestrationIds) -> Option<InstanceId> {
+        let id = match ids {
+            SubOrchestrationIds::ExecutionAndSequence => return None,
+            SubOrchestrationIds::Guid => self.new_guid().simple().to_string(),
+            SubOrchestrationIds::DashedGuid => self.new_guid().to_string(),
+        };
+        Some(id.into())
+    }
+
     /// Makes a call, under a policy if there is one.
     pub(crate) fn call(&self, mut call: Call, policy: Option<RetryPolicy>) -> Arc<Slot> {
-        if let Call::SubOrchestration { instance_id: instance_id @ None, .. } = &mut call
-            && self.settings.sub_orchestration_ids == SubOrchestrationIds::Guid
-        {
-            *instance_id = Some(self.new_guid().simple().to_string().into());
+        if let Call::SubOrchestration { instance_id: instance_id @ None, .. } = &mut call {
+            *instance_id = self.new_child_id(self.settings.sub_orchestration_ids);
         }
         let slot = Arc::new(Slot::default());
-        let mut machine = self.lock();
+        // A policy holds user code, which must not be dropped under the lock.
         match policy {
             None => {
-                machine.make(call, Target::Slot(slot.clone()), self);
+                let forgotten = self.lock().make(call, Target::Slot(slot.clone()), self);
+                self.forget(forgotten);
             }
             Some(policy) if policy.max_attempts() == 0 => slot.resolve(Outcome::Task(Ok(None))),
             Some(policy) => {
-                let first_at = machine.now;
+                let first_at = self.lock().now;
                 let retry = Retry { call, policy, attempt: 0, first_at, exhausted: None, slot: slot.clone() };
-                machine.attempt(Box::new(retry), self);
+                self.attempt(Box::new(retry));
             }
         }
         slot
+    }
+
+    fn attempt(&self, retry: Box<Retry>) {
+        let forgotten = self.lock().make(retry.call.clone(), Target::Retry(retry), self);
+        self.forget(forgotten);
+    }
+
+    /// Ends a call for whose result the caller waits although nobody reports it.
+    fn forget(&self, target: Option<Target>) {
+        match target {
+            None => {}
+            Some(Target::Slot(slot) | Target::LongTimer { slot, .. }) => {
+                self.resolve(&slot, Outcome::Task(Ok(None)))
+            }
+            Some(Target::Retry(retry)) => self.resolve(&retry.slot, Outcome::Task(Ok(None))),
+        }
     }
 
     /// Starts a sub-orchestration for which nobody waits.
@@ -180,10 +205,7 @@ impl Shared {
         input: Option<String>,
         tags: Option<Tags>,
     ) -> InstanceId {
-        let instance_id = instance_id.or_else(|| {
-            (self.settings.sub_orchestration_ids == SubOrchestrationIds::Guid)
-                .then(|| self.new_guid().simple().to_string().into())
-        });
+        let instance_id = instance_id.or_else(|| self.new_child_id(self.settings.fire_and_forget_ids));
         let mut tags = tags.unwrap_or_default();
         tags.insert(FIRE_AND_FORGET_TAG, "");
         let mut machine = self.lock();
@@ -250,11 +272,13 @@ impl Shared {
                 Some(failure) => retry.slot.resolve(Outcome::Task(Err(failure))),
                 None => {
                     retry.attempt += 1;
-                    self.lock().attempt(retry, self);
+                    self.attempt(retry);
                 }
             }
             return;
         }
+        // Differs: DTFx decodes within the retry, so that a result which cannot be read is asked for again,
+        // with a timer for each time. Here only the call itself is tried again; its result stays unreadable.
         let failure = match result {
             Err(failure) if !failure.is_non_retriable() => failure,
             result => return retry.slot.resolve(Outcome::Task(result)),
@@ -319,8 +343,14 @@ impl Machine {
         !self.open.is_empty()
     }
 
-    fn make(&mut self, call: Call, target: Target, shared: &Shared) {
+    /// Decides a call. A child that is tagged as one to forget reports nothing: its target comes back.
+    /// Source: Azure/durabletask, `TaskOrchestrationContext.CreateSubOrchestrationInstanceCore`.
+    fn make(&mut self, call: Call, target: Target, shared: &Shared) -> Option<Target> {
         let id = self.take_id();
+        let is_forgotten = matches!(
+            &call,
+            Call::SubOrchestration { tags: Some(tags), .. } if tags.get(FIRE_AND_FORGET_TAG).is_some()
+        );
         let (kind, task_kind, name, version) = match call {
             Call::Activity { name, version, input, tags } => (
                 ActionKind::ScheduleTask { name: name.clone(), version: version.clone(), input, tags },
@@ -342,11 +372,11 @@ impl Machine {
             ),
         };
         self.decide(id, kind);
+        if is_forgotten {
+            return Some(target);
+        }
         self.open.insert(id, OpenTask { kind: task_kind, name, version, target });
-    }
-
-    fn attempt(&mut self, retry: Box<Retry>, shared: &Shared) {
-        self.make(retry.call.clone(), Target::Retry(retry), shared);
+        None
     }
 
     fn timer(&mut self, fire_at: Timestamp, target: Target) -> i32 {

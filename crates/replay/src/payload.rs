@@ -36,12 +36,13 @@ pub fn to_payload<T: Serialize + ?Sized>(value: &T) -> Result<Option<String>, Pa
     Ok((text != "null").then_some(text))
 }
 
-/// Reads a payload; no payload reads as `null`.
+/// Reads a payload; no payload reads as `null`, and so does one without any text.
 ///
 /// # Errors
 /// The text is not JSON or not of type `T`.
 pub fn from_payload<T: DeserializeOwned>(payload: Option<&str>) -> Result<T, PayloadError> {
-    serde_json::from_str(payload.unwrap_or("null")).map_err(|e| PayloadError::reading("payload", &e))
+    let text = payload.filter(|text| !text.is_empty()).unwrap_or("null");
+    serde_json::from_str(text).map_err(|e| PayloadError::reading("payload", &e))
 }
 
 /// Serialises the input of an activity: a JSON array with one positional argument, empty for `()`.
@@ -103,6 +104,7 @@ mod tests {
         assert_eq!(to_payload(&()).unwrap(), None);
         assert_eq!(to_payload("null").unwrap().as_deref(), Some("\"null\""));
         assert_eq!(from_payload::<Option<i32>>(None).unwrap(), None);
+        assert_eq!(from_payload::<Option<i32>>(Some("")).unwrap(), None);
         assert_eq!(from_payload::<i32>(Some("7")).unwrap(), 7);
     }
 }

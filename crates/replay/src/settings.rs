@@ -29,8 +29,12 @@ pub enum SubOrchestrationIds {
     /// Durable Functions do.
     #[default]
     ExecutionAndSequence,
-    /// A deterministic GUID of 32 digits, the same for all retries, as the .NET SDK does.
+    /// A deterministic GUID of 32 digits, the same for all retries, as the .NET SDK does. It advances
+    /// the counter behind [`OrchestrationContext::new_guid`](crate::OrchestrationContext::new_guid).
     Guid,
+    /// The same GUID with dashes, as in-process Durable Functions gives it to those it does not wait for.
+    /// Source: Azure/azure-functions-durable-extension, `DurableOrchestrationContext.StartNewOrchestration`.
+    DashedGuid,
 }
 
 /// How a timer that is far away goes on after its first part.
@@ -61,8 +65,10 @@ pub struct ReplaySettings {
     pub preserve_unprocessed_events: bool,
     /// Namespace of [`OrchestrationContext::new_guid`](crate::OrchestrationContext::new_guid).
     pub guid_namespace: Uuid,
-    /// Ids of sub-orchestrations.
+    /// Ids of sub-orchestrations that are waited for.
     pub sub_orchestration_ids: SubOrchestrationIds,
+    /// Ids of those that are started and forgotten. Core makes them as those that are waited for.
+    pub fire_and_forget_ids: SubOrchestrationIds,
     /// A timer that is further away is split. Source: Azure/azure-functions-durable-extension,
     /// `AzureStorageDurabilityProvider.MaximumDelayTime`; the .NET SDK splits from 3 days on.
     pub maximum_timer_delay: Duration,
@@ -83,6 +89,7 @@ impl Default for ReplaySettings {
             preserve_unprocessed_events: true,
             guid_namespace: GUID_NAMESPACE_IN_PROCESS,
             sub_orchestration_ids: SubOrchestrationIds::default(),
+            fire_and_forget_ids: SubOrchestrationIds::DashedGuid,
             maximum_timer_delay: DAY * 6,
             timer_interval: DAY * 3,
             long_timers: LongTimers::default(),
@@ -97,6 +104,7 @@ impl ReplaySettings {
             error_mode: ErrorMode::FailureDetails,
             guid_namespace: GUID_NAMESPACE_ISOLATED,
             sub_orchestration_ids: SubOrchestrationIds::Guid,
+            fire_and_forget_ids: SubOrchestrationIds::Guid,
             maximum_timer_delay: DAY * 3,
             long_timers: LongTimers::PartsThenRest,
             ..Self::default()

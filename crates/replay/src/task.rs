@@ -1,5 +1,5 @@
 //! The futures an orchestrator awaits. Each is made by a call that has already taken its sequence id, so
-//! the order of calls counts, not the order of awaits.
+//! the order of calls counts, not the order of awaits. Awaited again, each gives the same result again.
 
 use std::fmt;
 use std::marker::PhantomData;

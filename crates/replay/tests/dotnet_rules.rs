@@ -199,3 +199,155 @@ fn events_of_dropped_waits_keep_the_order_in_which_they_came() {
     let result = execution.advance(&[], &mut [mark(1), raised("E", "1"), raised("E", "2"), done(0)]);
     assert_eq!(short(&result), ["1 Completed 1,2"]);
 }
+
+#[test]
+fn a_forgotten_child_without_an_id_gets_the_next_guid_with_dashes() {
+    let of = |settings: ReplaySettings| {
+        let ids = |result: &EpisodeResult| {
+            let last = short(result).pop().unwrap();
+            last.split_once("Completed ").unwrap().1.to_owned()
+        };
+        let mut execution = run(settings.clone(), |ctx| async move {
+            let id = ctx.start_orchestration("C", (), SubOrchestrationOptions::default())?;
+            Ok(Some(format!("{id} {}", ctx.new_guid())))
+        });
+        let mut guids = run(settings, |ctx| async move {
+            Ok(Some(format!("{} {} {}", ctx.new_guid(), ctx.new_guid(), ctx.new_guid())))
+        });
+        let first = &mut [mark(0), start()];
+        (ids(&execution.advance(&[], first)), ids(&guids.advance(&[], &mut [mark(0), start()])))
+    };
+    let (child, guids) = of(ReplaySettings::default());
+    assert!(guids.starts_with(&child), "{child} is not the first two of {guids}");
+    let (child, guids) = of(ReplaySettings::isolated());
+    let (id, next) = child.split_once(' ').unwrap();
+    assert_eq!((id, next), (guids[..36].replace('-', "").as_str(), &guids[37..73]));
+    let core = SubOrchestrationIds::ExecutionAndSequence;
+    let (child, guids) = of(ReplaySettings { fire_and_forget_ids: core, ..ReplaySettings::default() });
+    assert_eq!(child, format!("e1:0 {}", &guids[..36]));
+}
+
+#[test]
+fn tasks_of_a_race_can_be_awaited_again() {
+    let mut execution = in_process(|ctx| async move {
+        let mut tasks: Vec<Task<i32>> = (0..2).map(|k| ctx.call_activity("A", k)).collect();
+        let (winner, first) = race(tasks.iter_mut()).await;
+        let all = join_all(tasks).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(format!("{winner} {} {all:?}", first?)))
+    });
+    execution.advance(&[], &mut [mark(0), start()]);
+    let result = execution.advance(&[], &mut [mark(1), done(1)]);
+    assert_eq!(short(&result), Vec::<String>::new());
+    let result = execution.advance(&[], &mut [mark(1), done(0)]);
+    assert_eq!(short(&result), ["2 Completed 1 1 [1, 1]"]);
+}
+
+#[test]
+fn timers_and_waits_can_be_awaited_again_with_the_same_result() {
+    let mut execution = in_process(|ctx| async move {
+        let mut timer = ctx.sleep(Duration::from_secs(1));
+        let mut event = ctx.wait_for_event::<i32>("E");
+        let mut raw = ctx.call_activity_raw("A", None, ActivityOptions::default());
+        (&mut timer).await;
+        timer.await;
+        let events = ((&mut event).await?, (&mut event).await?);
+        drop(event); // handed out: nobody gets it again
+        let texts = ((&mut raw).await?, raw.await?);
+        let mut timeout = ctx.wait_for_event_with_timeout::<i32>("E", Duration::from_secs(1));
+        let late = ((&mut timeout).await?, timeout.await?);
+        Ok(Some(format!("{events:?} {texts:?} {late:?}")))
+    });
+    execution.advance(&[], &mut [mark(0), start()]);
+    execution.advance(&[], &mut [mark(1), raised("E", "7"), fired(0), done(1)]);
+    let result = execution.advance(&[], &mut [mark(2), fired(2)]);
+    let expected = r#"3 Completed (7, 7) (Some("1"), Some("1")) (None, None)"#;
+    assert_eq!(short(&result), [expected]);
+}
+
+#[test]
+fn a_join_awaited_again_fails_the_orchestration_with_a_clear_text() {
+    let mut execution = in_process(|_| async move {
+        let mut nothing = join_all(Vec::<std::future::Ready<()>>::new());
+        (&mut nothing).await;
+        nothing.await;
+        Ok(None)
+    });
+    let result = execution.advance(&[], &mut [mark(0), start()]);
+    assert!(short(&result)[0].contains("polled after completion"), "{result:?}");
+}
+
+#[test]
+fn a_future_that_wakes_itself_within_join_all_is_found_out() {
+    let mut execution = in_process(|_| async move {
+        join_all([std::future::poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            std::task::Poll::<()>::Pending
+        })])
+        .await;
+        Ok(None)
+    });
+    let result = execution.advance(&[], &mut [mark(0), start()]);
+    assert_eq!(short(&result), ["0 Failed orchestrator does not come to rest"]);
+}
+
+#[test]
+fn blank_ids_of_children_are_none_and_blank_targets_of_events_are_errors() {
+    let mut execution = in_process(|ctx| async move {
+        let blank = || SubOrchestrationOptions { instance_id: Some(" ".into()), ..Default::default() };
+        assert!(ctx.send_event("", "E", &1).is_err());
+        let forgotten = ctx.start_orchestration("F", (), blank())?;
+        assert_eq!(forgotten.as_str().len(), 36);
+        let _: Option<i32> = ctx.call_sub_orchestration_with("C", (), blank()).await?;
+        Ok(None)
+    });
+    let result = execution.advance(&[], &mut [mark(0), start()]);
+    assert_eq!(short(&result)[1..], ["1 child C 'e1:1'"], "the failed send took no id");
+}
+
+#[test]
+fn a_call_that_is_tagged_as_one_to_forget_is_ready_at_once() {
+    for retry in [None, Some(RetryPolicy::new(3, Duration::from_secs(1)))] {
+        let mut execution = in_process(move |ctx| {
+            let mut tags = Tags::default();
+            tags.insert(FIRE_AND_FORGET_TAG, "");
+            let retry = retry.clone();
+            let options = SubOrchestrationOptions { tags: Some(tags), retry, ..Default::default() };
+            async move {
+                let nothing: Option<i32> = ctx.call_sub_orchestration_with("C", (), options).await?;
+                Ok(Some(format!("{nothing:?}")))
+            }
+        });
+        let result = execution.advance(&[], &mut [mark(0), start()]);
+        assert_eq!(short(&result), ["0 child C 'e1:0'", "1 Completed None"]);
+    }
+}
+
+#[test]
+fn a_retry_policy_whose_code_owns_a_timer_does_not_block_the_call() {
+    let mut execution = in_process(|ctx| async move {
+        let timer = ctx.sleep(Duration::from_secs(1));
+        let retry = RetryPolicy::new(0, Duration::ZERO).with_handle(move |_| {
+            let _ = &timer;
+            true
+        });
+        let options = ActivityOptions { retry: Some(retry), ..Default::default() };
+        let _: Option<i32> = ctx.call_activity_with("A", 1, options).await?;
+        Ok(None)
+    });
+    let result = execution.advance(&[], &mut [mark(0), start()]);
+    assert_eq!(short(&result).pop().unwrap(), "1 Completed -");
+}
+
+#[test]
+fn an_unreadable_result_is_a_failure_that_is_not_tried_again() {
+    // Differs: DTFx would set the timer of a retry.
+    let mut execution = in_process(|ctx| async move {
+        let retry = Some(RetryPolicy::new(3, Duration::from_secs(1)));
+        let options = ActivityOptions { retry, ..Default::default() };
+        let failure = ctx.call_activity_with::<_, Vec<i32>>("A", 1, options).await.unwrap_err();
+        Ok(Some(format!("{:?}", failure.kind)))
+    });
+    execution.advance(&[], &mut [mark(0), start()]);
+    let result = execution.advance(&[], &mut [mark(1), done(0)]);
+    assert_eq!(short(&result), ["1 Completed Payload"]);
+}

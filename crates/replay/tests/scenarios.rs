@@ -576,3 +576,31 @@ fn without_tags_messages_carry_an_empty_context() {
     assert_eq!(message.execution_context, Some(Tags::new()));
     assert_eq!(message.target, OrchestrationInstance::new("h", "h-e1"));
 }
+
+#[test]
+fn a_forgotten_child_that_hands_its_tags_to_a_call_does_not_wait_for_ever() {
+    let mut hub = Hub::new().with("Leaf", raw_orchestrator(|_| async { Ok(Some("1".into())) }));
+    hub.add(
+        "Middle",
+        raw_orchestrator(|ctx: OrchestrationContext| async move {
+            let instance_id = Some("leaf".into());
+            let options =
+                SubOrchestrationOptions { instance_id, tags: ctx.tags().cloned(), ..Default::default() };
+            let nothing: Option<i32> = ctx.call_sub_orchestration_with("Leaf", (), options).await?;
+            Ok(Some(format!("{nothing:?}")))
+        }),
+    );
+    hub.add(
+        "Top",
+        raw_orchestrator(|ctx: OrchestrationContext| async move {
+            let options =
+                SubOrchestrationOptions { instance_id: Some("middle".into()), ..Default::default() };
+            ctx.start_orchestration("Middle", (), options)?;
+            Ok(None)
+        }),
+    );
+    hub.start("Top", "top", "");
+    hub.run();
+    assert_eq!(hub.output("leaf"), "1");
+    assert_eq!(hub.output("middle"), "None");
+}

@@ -65,11 +65,11 @@ pub use taskhub_core::{
 #[doc(no_inline)]
 pub use taskhub_replay::{
     ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EpisodeError,
-    EpisodeResult, ErrorMode, EventBehaviour, EventWait, OrchestrationContext, OrchestrationDefinition,
-    Orchestrator, OrchestratorError, OrchestratorFuture, OrchestratorSource, PayloadError, ReplaySettings,
-    RetryPolicy, SessionAborted, SubOrchestrationIds, SubOrchestrationOptions, Task, TaskFailure, TaskKind,
-    Timer, Turn, VersionFailure, VersionMatch, VersioningSettings, join, join_all, log, orchestrator, race,
-    raw_orchestrator, select,
+    EpisodeResult, ErrorMode, EventBehaviour, EventWait, LongTimers, OrchestrationContext,
+    OrchestrationDefinition, Orchestrator, OrchestratorError, OrchestratorFuture, OrchestratorSource,
+    PayloadError, ReplaySettings, RetryPolicy, SessionAborted, SubOrchestrationIds, SubOrchestrationOptions,
+    Task, TaskFailure, TaskKind, Timer, Turn, VersionFailure, VersionMatch, VersioningSettings, join,
+    join_all, log, orchestrator, race, raw_orchestrator, select,
 };
 
 /// The README's program compiles.

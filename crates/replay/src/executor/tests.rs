@@ -102,7 +102,8 @@ fn every_call_takes_the_next_id_when_it_is_made() {
         ctx.send_event("other", "e", &1)?;
         let timer = ctx.sleep(Duration::from_secs(5));
         let event = ctx.wait_for_event::<i32>("e");
-        ctx.start_orchestration("Forgotten", (), SubOrchestrationOptions::default())?;
+        let id = SubOrchestrationOptions { instance_id: Some("f".into()), ..Default::default() };
+        ctx.start_orchestration("Forgotten", (), id)?;
         let child: Task<i32> = ctx.call_sub_orchestration("Child", ());
         event.await?;
         timer.cancel();
@@ -117,7 +118,7 @@ fn every_call_takes_the_next_id_when_it_is_made() {
         "0 ScheduleTask First",
         "1 SendEvent e other",
         "2 CreateTimer 5",
-        "3 CreateSubOrchestration Forgotten e1:3",
+        "3 CreateSubOrchestration Forgotten f",
         "4 CreateSubOrchestration Child e1:4",
     ];
     assert_eq!(short(&first), expected);
@@ -531,13 +532,18 @@ fn an_orchestrator_that_never_rests_is_stopped() {
 }
 
 #[test]
-fn an_aborted_session_records_nothing() {
+fn an_aborted_session_records_nothing_once_nothing_is_open() {
     // As in DTFx: AbortOrchestrationAndActivity
     let mut execution = body(|ctx| async move {
-        drop(ctx.call_activity::<_, i32>("Echo", 1));
+        let task: Task<i32> = ctx.call_activity("Echo", 1);
+        ctx.send_event("other", "e", &1)?;
+        drop(task);
         Err(SessionAborted.into())
     });
     let result = execution.advance(&[], &mut [mark(0), start()]);
+    let decided = ["0 ScheduleTask Echo", "1 SendEvent e other"];
+    assert_eq!((short(&result), result.is_aborted), (decided.map(str::to_owned).to_vec(), false));
+    let result = execution.advance(&[], &mut [mark(1), completed(0, "1")]);
     assert_eq!(result, EpisodeResult { is_aborted: true, ..EpisodeResult::default() });
 }
 
