@@ -73,6 +73,9 @@ pub enum ClientError {
         /// Largest length allowed.
         longest: usize,
     },
+    /// Blobs of an instance are named after it, and no blob can have this name.
+    #[error("an instance id must not hold control characters, U+FFFE, U+FFFF, or the segments `.` and `..`")]
+    InstanceIdCharacters,
     /// Ids that begin with `@` belong to entities.
     #[error("an instance id must not begin with `@`, this is reserved for entities. instance=`{instance}`")]
     EntityId {
@@ -130,6 +133,7 @@ impl ClientError {
         match self {
             Self::Blank { .. }
             | Self::InstanceIdTooLong { .. }
+            | Self::InstanceIdCharacters
             | Self::EntityId { .. }
             | Self::Payload { .. }
             | Self::NothingToPurge

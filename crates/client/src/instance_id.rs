@@ -19,6 +19,18 @@ pub(crate) fn check(instance_id: &InstanceId) -> Result<(), ClientError> {
     Ok(())
 }
 
+/// Checks the id of a new instance: its large payloads will be blobs under this name. Instances that exist
+/// under other ids can be read and controlled.
+pub(crate) fn check_new(instance_id: &InstanceId) -> Result<(), ClientError> {
+    check(instance_id)?;
+    let id = instance_id.as_str();
+    let unspeakable = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    if id.chars().any(unspeakable) || id.split(['/', '\\']).any(|segment| matches!(segment, "." | "..")) {
+        return Err(ClientError::InstanceIdCharacters);
+    }
+    Ok(())
+}
+
 /// Length of the id as a table key, in UTF-16 code units. Characters that keys cannot hold take two.
 /// Source: Azure/durabletask, `KeySanitation.EscapePartitionKey`.
 fn escaped_units(id: &str) -> usize {
@@ -40,6 +52,17 @@ mod tests {
         assert_eq!(escaped_units("a/b\\c#d?e^f"), 16);
         assert_eq!(escaped_units("é日😀"), 4);
         assert_eq!(escaped_units("\u{0}\u{1f}\u{7f}\u{9f}\u{a0}"), 9);
+    }
+
+    #[test]
+    fn new_ids_can_be_names_of_blobs() {
+        for id in ["a", "a/b\\c#d?e^f", "a..b", "日本語😀", "e space%20"] {
+            assert!(check_new(&id.into()).is_ok(), "{id}");
+        }
+        for id in [".", "..", "a/../b", "a\\.", "a\nb", "\u{7f}x", "x\u{ffff}"] {
+            assert!(check_new(&id.into()).is_err(), "{id:?}");
+            assert!(check(&id.into()).is_ok(), "{id:?} can be read");
+        }
     }
 
     #[test]

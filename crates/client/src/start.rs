@@ -96,7 +96,7 @@ impl TaskHubClient {
         if request.instance_id.as_str().trim().is_empty() {
             request.instance_id = InstanceId::new(self.new_guid());
         }
-        instance_id::check(&request.instance_id)?;
+        instance_id::check_new(&request.instance_id)?;
         // Differs: DTFx starts it, and the worker then runs it as an entity that never completes.
         if request.instance_id.is_entity() {
             return Err(ClientError::EntityId { instance: request.instance_id });

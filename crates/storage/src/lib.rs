@@ -40,6 +40,7 @@ mod table;
 
 pub use blob::{Blob, BlobItem, BlobPage, BlobProperties, BlobStore, LeaseState, PutBlob};
 pub use error::{Error, ErrorKind, Result};
+pub use limits::{MAX_TRANSACTION_BYTES, fits_queue_message, transaction_bytes};
 pub use operation::{OPERATIONS, Operation, Repetition, Service};
 pub use queue::{PopReceipt, PutReceipt, QueueMessage, QueueStore};
 pub use table::{

@@ -29,7 +29,7 @@ const MAX_ROW_BYTES: usize = 1024 * 1024;
 /// Most operations of a group transaction.
 const MAX_OPERATIONS: usize = 100;
 /// Largest body of a group transaction, in bytes.
-const MAX_TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
+pub const MAX_TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 /// Headers of one operation inside the body of a group transaction, without its URL and row, in bytes.
 const OPERATION_OVERHEAD_BYTES: usize = 512;
 /// Most rows of one page.
@@ -55,20 +55,25 @@ pub(crate) fn check_delay(operation: &'static str, queue: &str, delay: Duration)
     Err(Error::answered(operation, queue, 400, "OutOfRangeQueryParameterValue"))
 }
 
+/// Whether a queue takes a message of this text: it travels as XML, in which `&`, `<` and `>` take four or
+/// five bytes, and 64 KiB is the limit.
+pub fn fits_queue_message(text: &str) -> bool {
+    let escaped = |b| match b {
+        b'&' => 5,
+        b'<' | b'>' => 4,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum::<usize>() <= MAX_MESSAGE_BYTES
+}
+
 /// The text travels as XML 1.0, which cannot say most control characters.
 pub(crate) fn check_message(operation: &'static str, queue: &str, text: &str) -> Result<()> {
-    let mut bytes = 0;
-    for c in text.chars() {
-        bytes += match c {
-            '&' => 5,
-            '<' | '>' => 4,
-            '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => {
-                return Err(Error::answered(operation, queue, 400, "InvalidXmlDocument"));
-            }
-            c => c.len_utf8(),
-        };
+    let forbidden =
+        |c| matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
+    if text.chars().any(forbidden) {
+        return Err(Error::answered(operation, queue, 400, "InvalidXmlDocument"));
     }
-    if bytes > MAX_MESSAGE_BYTES {
+    if !fits_queue_message(text) {
         return Err(Error::answered(operation, queue, 413, "RequestBodyTooLarge"));
     }
     Ok(())
@@ -93,10 +98,11 @@ pub(crate) fn check_table_name(operation: &'static str, name: &str) -> Result<()
 }
 
 /// Blob names: 1 to 1024 characters. No client can send `.` or `..` as a whole segment, because a URL
-/// resolves them.
+/// resolves them; URL parsers drop some control characters, and lists cannot say what XML cannot.
 pub(crate) fn check_blob_name(operation: &'static str, container: &str, blob: &str) -> Result<()> {
     let good = (1..=1024).contains(&utf16_units(blob))
-        && !blob.split('/').any(|segment| segment == "." || segment == "..");
+        && !blob.split('/').any(|segment| segment == "." || segment == "..")
+        && !blob.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'));
     if good {
         return Ok(());
     }
@@ -222,7 +228,7 @@ pub(crate) fn check_transaction(
             return Err(refuse(400, "InvalidDuplicateRow").at_index(index));
         }
         check_operation(operation, table, table_operation).map_err(|error| error.at_index(index))?;
-        bytes += OPERATION_OVERHEAD_BYTES + sent_bytes(table_operation);
+        bytes += transaction_bytes(table_operation);
         if bytes > MAX_TRANSACTION_BYTES {
             return Err(refuse(413, "RequestBodyTooLarge").at_index(index));
         }
@@ -230,10 +236,11 @@ pub(crate) fn check_transaction(
     Ok(())
 }
 
-/// About how many bytes an operation takes in a request, its headers left out.
-fn sent_bytes(operation: &TableOperation) -> usize {
+/// About how many bytes an operation takes in the body of a group transaction, of which all together may
+/// take [`MAX_TRANSACTION_BYTES`].
+pub fn transaction_bytes(operation: &TableOperation) -> usize {
     let (partition_key, row_key) = operation.keys();
-    let keys = 2 * (partition_key.len() + row_key.len());
+    let keys = OPERATION_OVERHEAD_BYTES + 2 * (partition_key.len() + row_key.len());
     let columns = match operation {
         TableOperation::Insert(entity)
         | TableOperation::Replace(entity, _)
@@ -276,7 +283,7 @@ fn utf16_units(text: &str) -> usize {
 }
 
 /// 1601-01-01: the first date that a table can hold.
-fn first_date() -> Timestamp {
+pub(crate) fn first_date() -> Timestamp {
     Timestamp::from_ticks(504_911_232_000_000_000)
 }
 

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use taskhub_core::Timestamp;
 
 use crate::Result;
+use crate::limits::first_date;
 
 /// Version of an entity or blob, as the service wrote it (quotes and all).
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -96,8 +97,10 @@ impl From<i32> for Value {
 }
 
 impl From<Timestamp> for Value {
+    /// A table holds no date before 1601: an earlier one becomes that. .NET's default date is one, and a row
+    /// that the service refuses would be refused for ever.
     fn from(value: Timestamp) -> Self {
-        Self::DateTime(value)
+        Self::DateTime(value.max(first_date()))
     }
 }
 

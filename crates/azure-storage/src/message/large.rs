@@ -2,6 +2,7 @@ use std::io::{Read as _, Write as _};
 
 use flate2::{Compression, GzBuilder, read::MultiGzDecoder};
 use taskhub_core::EventKind;
+use taskhub_storage::fits_queue_message;
 
 use super::envelope::{encode_wrapper, envelope_json};
 use super::{DecodeError, Decoded, MessageData, MessageEncoding, decode};
@@ -37,9 +38,14 @@ pub enum Packed {
 }
 
 /// Decides whether a message fits into the queue, and encodes it.
+///
+/// Differs: .NET measures the JSON only, and cannot send a message whose many `<`, `>` and `&` make it too
+/// large as XML; its sender tries for ever.
 pub fn pack(message: &MessageData, encoding: MessageEncoding) -> Packed {
     let json = envelope_json(message);
-    if json.len() <= MAX_INLINE_MESSAGE_BYTES {
+    if json.len() <= MAX_INLINE_MESSAGE_BYTES
+        && (encoding == MessageEncoding::Base64 || fits_queue_message(&json))
+    {
         return Packed::Inline { text: encoding.apply(json) };
     }
     let blob_name = message_blob_name(message);

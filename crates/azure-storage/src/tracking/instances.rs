@@ -12,7 +12,7 @@ use crate::session::history_index::HistoryIndex;
 use crate::tracking::etags::Remembered;
 use crate::tracking::instance_row::RowContext;
 use crate::tracking::store::{CommittedHistory, StoredRows, TrackingStore};
-use crate::tracking::{blob_column, instance_row};
+use crate::tracking::{blob_column, instance_row, key};
 
 /// How often an Instances row is read again when others write it at the same time.
 const INSTANCE_WRITE_ATTEMPTS: u32 = 5;
@@ -338,7 +338,9 @@ impl TrackingStore {
             Err(e) => return Err(self.hub.failed("cannot list instances", e)),
         };
         let mut instances = Vec::with_capacity(page.entities.len());
-        for row in page.entities {
+        let prefix = query.instance_id_prefix.as_deref().map(key::escape).unwrap_or_default();
+        // A few prefixes have no text that ends their range: the filter then finds what follows, too.
+        for row in page.entities.into_iter().filter(|row| row.partition_key.starts_with(&prefix)) {
             let key = row.partition_key.clone();
             match self.resolved(row).await {
                 Ok(state) => instances.push(state),

@@ -1,5 +1,7 @@
 //! The tracking store of a hub, and its History table: reads and conditional writes.
 
+use std::iter::Peekable;
+
 use futures::stream::{self, StreamExt, TryStreamExt};
 use taskhub_core::{
     ErrorKind, ExecutionId, HistoryEvent, InstanceId, OrchestrationInstance, ServiceError, Timestamp,
@@ -19,6 +21,8 @@ use crate::tracking::{blob_column, history_row, instance_row, key, sentinel};
 /// Rows in one transaction besides the sentinel. Source: Azure/durabletask,
 /// `AzureTableTrackingStore.UpdateStateAsync` (99 of the service's 100).
 const MAX_BATCH_ROWS: usize = 99;
+/// Room for the sentinel in a transaction, in bytes as sent; its keys take 1 KiB of UTF-16 each at most.
+const SENTINEL_BYTES: usize = 16 * 1024;
 /// Estimated size at which a transaction is sent, in bytes. Source: same (3 of the service's 4 MiB).
 const MAX_BATCH_BYTES: usize = 3 * 1024 * 1024;
 
@@ -207,19 +211,10 @@ impl TrackingStore {
         let blob_names = self.upload(blobs).await?;
 
         let mut etag = etag.cloned();
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for (at, row) in rows.iter().enumerate() {
-            bytes += blob_column::estimated_bytes(row);
-            batch.push(TableOperation::InsertOrReplace(row.clone()));
-            let last = at + 1 == rows.len();
-            if last || batch.len() == MAX_BATCH_ROWS || bytes > MAX_BATCH_BYTES {
-                let committed = self
-                    .commit_batch(std::mem::take(&mut batch), instance, &execution_id, etag.as_ref(), last)
-                    .await?;
-                etag = Some(committed);
-                bytes = 0;
-            }
+        let mut batches = batches_of(&rows).into_iter().peekable();
+        while let Some(batch) = batches.next() {
+            let last = batches.peek().is_none();
+            etag = Some(self.commit_batch(batch, instance, &execution_id, etag.as_ref(), last).await?);
         }
         let etag = etag.ok_or_else(|| {
             ServiceError::new(
@@ -349,5 +344,62 @@ impl TrackingStore {
                 }
             })
             .await;
+    }
+}
+
+fn batches_of(rows: &[Entity]) -> Vec<Vec<TableOperation>> {
+    let mut operations = rows.iter().map(|row| TableOperation::InsertOrReplace(row.clone())).peekable();
+    let mut batches = Vec::new();
+    while operations.peek().is_some() {
+        batches.push(next_batch(&mut operations));
+    }
+    batches
+}
+
+/// The operations of the next transaction, as DTFx cuts them.
+///
+/// Differs: DTFx estimates the size by UTF-16 alone. Many texts are longer on the wire, and a transaction that
+/// is too large is refused for ever; here a batch also ends before it would be.
+fn next_batch(operations: &mut Peekable<impl Iterator<Item = TableOperation>>) -> Vec<TableOperation> {
+    let mut batch = Vec::new();
+    let (mut estimated, mut sent) = (0, SENTINEL_BYTES);
+    while let Some(operation) = operations.next_if(|next| {
+        batch.is_empty() || sent + storage::transaction_bytes(next) <= storage::MAX_TRANSACTION_BYTES
+    }) {
+        sent += storage::transaction_bytes(&operation);
+        if let TableOperation::InsertOrReplace(row) = &operation {
+            estimated += blob_column::estimated_bytes(row);
+        }
+        batch.push(operation);
+        if batch.len() == MAX_BATCH_ROWS || estimated > MAX_BATCH_BYTES {
+            break;
+        }
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, rows: usize, expected: &[usize]) {
+        let row = |n: usize| Entity::new("p", history_row::row_key(n as u64)).with("Result", text);
+        let rows: Vec<_> = (0..rows).map(row).collect();
+        let batches = batches_of(&rows);
+        for batch in &batches {
+            let sent: usize = batch.iter().map(storage::transaction_bytes).sum();
+            assert!(sent + SENTINEL_BYTES <= storage::MAX_TRANSACTION_BYTES);
+        }
+        let sizes: Vec<_> = batches.iter().map(Vec::len).collect();
+        assert_eq!(sizes, expected);
+    }
+
+    #[test]
+    fn batches_end_by_rows_by_estimate_and_before_the_limit_of_the_service() {
+        check("", 250, &[99, 99, 52]);
+        check(&"x".repeat(30_000), 60, &[52, 8]);
+        check(&"日".repeat(30_000), 60, &[46, 14]);
+        check(&"\u{1}".repeat(30_000), 30, &[23, 7]);
     }
 }

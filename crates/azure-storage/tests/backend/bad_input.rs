@@ -136,3 +136,17 @@ impl World {
         taskhub_azure_storage::Hub::new(settings, world.account, world.clock, ids).unwrap_err().to_string()
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_date_that_no_table_can_hold_does_not_stop_an_instance() {
+    let world = World::new();
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    start(&client, "old").await;
+    let mut event = raised("Go");
+    event.timestamp = taskhub_core::Timestamp::MIN;
+    client.send_event(OrchestrationInstance::current("old"), event).await.unwrap();
+    let item = lock(&worker).await;
+    let commit = episode(&world, &item, vec![completed(&world, 0, "1")]);
+    finish(&worker, item, commit).await;
+    assert_eq!(world.row("old", "RuntimeStatus"), "Completed");
+}

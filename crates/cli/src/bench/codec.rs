@@ -96,7 +96,7 @@ fn message(result_chars: usize) -> MessageData {
     let result: String = "Hello \"T\"".chars().cycle().take(result_chars).collect();
     let kind = EventKind::TaskCompleted { task_scheduled_id: 0, result: Some(result) };
     let instance = OrchestrationInstance::new("hello-1", "35fcbb7557d246699e69329be3a52729");
-    let event = HistoryEvent::message(Timestamp::MIN, kind);
+    let event = HistoryEvent::message(Timestamp::from_unix(Duration::from_secs(1_768_469_400)), kind);
     MessageData::new(
         SeededIds::new(1).guid(),
         TaskMessage::new(event, instance.clone()),

@@ -102,6 +102,11 @@ impl HubConfig {
                     .as_deref()
                     .or(host.connection_name.as_deref())
                     .unwrap_or(DEFAULT_CONNECTION_SETTING);
+                // The text of a connection string must not appear in an error.
+                anyhow::ensure!(
+                    !setting.contains(['=', ';']),
+                    "the name of a setting is expected, and this looks like a connection string: use --connection-string"
+                );
                 settings.connection(setting)?.with_context(|| {
                     format!(
                         "No storage connection string found. setting=`{setting}` (or `{setting}__accountName`)"
@@ -287,6 +292,10 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_an_error() {
+        let slip = ["--connection-string-setting", "AccountName=a;AccountKey=U0VDUkVU"];
+        let (config, err) = Case::new(Some("{}"), None).load(&slip);
+        let text = format!("{:#} {err}", config.expect_err("it names no setting"));
+        assert!(text.contains("--connection-string") && !text.contains("U0VDUkVU"), "{text}");
         Case::new(Some("{}"), None).check_error(&[], "No storage connection string found.");
         Case::new(Some("{"), Some(LOCAL)).check_error(&[], "host.json");
         Case::new(Some("[]"), Some(LOCAL)).check_error(&[], "host.json");

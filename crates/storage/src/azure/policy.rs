@@ -16,6 +16,8 @@ const NEXT_PARTITION_KEY: HeaderName = HeaderName::from_static("x-ms-continuatio
 const NEXT_ROW_KEY: HeaderName = HeaderName::from_static("x-ms-continuation-nextrowkey");
 const RETRY_AFTER: HeaderName = HeaderName::from_static("retry-after");
 const CONTENT_LENGTH: HeaderName = HeaderName::from_static("content-length");
+/// Longest wait that an answer may ask for.
+const MAX_RETRY_AFTER_SECONDS: u64 = 3600;
 const ACCEPT: HeaderName = HeaderName::from_static("accept");
 
 /// In a request's context: the message never expires (`messagettl=-1`), which a `Duration` cannot say.
@@ -71,6 +73,14 @@ impl Policy for Requests {
         if let Some(ExactPath(path)) = ctx.get::<ExactPath>() {
             request.url_mut().set_path(path);
         }
+        // The URL package leaves these bare. They are no legal part of a path: what the service signs could
+        // be another spelling than what was signed here.
+        let path = request.url().path();
+        if path.contains(['^', '|', '[', ']']) {
+            let escaped =
+                path.replace('^', "%5E").replace('|', "%7C").replace('[', "%5B").replace(']', "%5D");
+            request.url_mut().set_path(&escaped);
+        }
         let path = request.url().path();
         match ctx.get::<ServiceType>() {
             // The package asks for full metadata, which triples the size of rows. It cannot read tables
@@ -115,11 +125,11 @@ impl Policy for Answers {
             let headers = response.headers();
             let next = headers.get_optional_string(&NEXT_PARTITION_KEY);
             let row = headers.get_optional_string(&NEXT_ROW_KEY).unwrap_or_default();
-            let seconds = headers.get_optional_str(&RETRY_AFTER).and_then(|text| text.parse().ok());
+            let seconds = headers.get_optional_str(&RETRY_AFTER).and_then(|text| text.parse::<u64>().ok());
             let mut seen = answer.seen();
             seen.status = u16::from(response.status());
             seen.next_keys = next.map(|partition| (partition, row));
-            seen.retry_after = seconds.map(Duration::from_secs);
+            seen.retry_after = seconds.map(|s| Duration::from_secs(s.min(MAX_RETRY_AFTER_SECONDS)));
         }
         if response.status().is_success() {
             return if is_batch { open_batch(response, answer).await } else { Ok(response) };

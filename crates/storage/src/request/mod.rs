@@ -124,7 +124,9 @@ impl Requests {
             }
             let delay = self.jitter(delays.next_backoff().unwrap_or(self.settings.max_delay));
             let delay = delay.max(error.retry_after().unwrap_or_default());
-            if attempts >= self.settings.max_attempts || Instant::now() + delay >= ends_at {
+            if attempts >= self.settings.max_attempts
+                || delay >= ends_at.saturating_duration_since(Instant::now())
+            {
                 return Err(if operation.writes { error.with_maybe_applied() } else { error });
             }
             tracing::debug!(%error, attempts, ?delay, "request to storage is repeated");

@@ -166,3 +166,31 @@ async fn large_tags_come_back() {
     assert!(state.tags.unwrap().get("big") == Some(value.as_str()));
     worker.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn markup_that_grows_as_xml_goes_through_a_blob() {
+    let (_, blobs) = round_trip("markup", &"<item>1</item>\n".repeat(2_600)).await;
+    assert!(blobs > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fan_in_of_large_non_latin_results_fits_its_transactions() {
+    let world = World::new();
+    let worker = world.worker(|b| {
+        samples::register(b, Default::default()).orchestration(
+            "Wide",
+            |ctx: OrchestrationContext, (): ()| async move {
+                let text = "日".repeat(15_000);
+                let calls: Vec<_> = (0..120).map(|_| ctx.call_activity::<_, String>("Echo", &text)).collect();
+                let mut length = 0;
+                for answer in taskhub_worker::join_all(calls).await {
+                    length += answer?.chars().count();
+                }
+                Outcome::Ok(length)
+            },
+        )
+    });
+    world.start("wide", Start::new("Wide")).await;
+    world.completes("wide", "1800000").await;
+    worker.stop().await;
+}

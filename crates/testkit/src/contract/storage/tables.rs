@@ -301,7 +301,7 @@ pub async fn keys_and_values_have_limits(account: &StorageAccount, prefix: &str)
         (row(&long_key), "PropertyValueTooLarge"),
         (row("r").with("Long", long.as_str()), "PropertyValueTooLarge"),
         (row("r").with("no name", 1), "PropertyNameInvalid"),
-        (row("r").with("Early", Timestamp::MIN), "OutOfRangeInput"),
+        (row("r").with("Early", Value::DateTime(Timestamp::MIN)), "OutOfRangeInput"),
         ((0..17).fold(row("r"), |e, n| e.with(format!("C{n}"), &long[1..])), "EntityTooLarge"),
         ((0..253).fold(Entity::new("p", "r"), |e, n| e.with(format!("C{n}"), n)), "TooManyProperties"),
     ] {
