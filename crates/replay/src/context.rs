@@ -49,6 +49,11 @@ pub struct ContinueAsNewOptions {
     pub version: Option<String>,
     /// Whether the next generation begins a new trace.
     pub generate_new_trace: bool,
+    /// Whether external events that nobody has waited for reach the next generation; by default as in
+    /// [`ReplaySettings::preserve_unprocessed_events`](crate::ReplaySettings::preserve_unprocessed_events).
+    /// Those that arrive after the request follow
+    /// [`ReplaySettings::event_behaviour`](crate::ReplaySettings::event_behaviour) in any case.
+    pub preserve_unprocessed_events: Option<bool>,
 }
 
 /// What an orchestrator sees and does: its identity, its clock, and the calls that become history.
@@ -323,7 +328,7 @@ impl OrchestrationContext {
         options: ContinueAsNewOptions,
     ) -> Result<(), OrchestratorError> {
         let input = to_payload(&input)?;
-        self.shared.lock().continue_as_new(input, options.version, options.generate_new_trace);
+        self.shared.lock().continue_as_new(input, options, &self.shared);
         Ok(())
     }
 }

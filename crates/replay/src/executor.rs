@@ -161,7 +161,7 @@ impl Execution {
             }
             EventKind::ExecutionTerminated { input } => {
                 let completion = CompletionAction::new(OrchestrationStatus::Terminated, input.clone());
-                shared.lock().end(completion, false);
+                shared.lock().end(completion);
             }
             _ if shared.lock().is_suspended => shared.lock().queued.push_back(event.clone()),
             _ => self.dispatch(&shared, event)?,
@@ -289,7 +289,7 @@ impl Execution {
             None => {}
             Some(Ok(result)) => {
                 let completion = CompletionAction::new(OrchestrationStatus::Completed, result);
-                shared.lock().end(completion, self.settings.preserve_unprocessed_events);
+                shared.lock().end(completion);
             }
             Some(Err(error)) => self.fail_with(error.as_ref()),
         }
@@ -309,7 +309,7 @@ impl Execution {
             failure_details: failure.failure_details,
             ..CompletionAction::new(OrchestrationStatus::Failed, Some(failure.reason))
         };
-        shared.lock().end(completion, false);
+        shared.lock().end(completion);
     }
 }
 

@@ -48,7 +48,11 @@ const MAX_CAUSES: usize = 32;
 ///
 /// Other workers match on the type name; for .NET ones it should be a CLR type name.
 #[derive(Debug)]
-pub struct ApplicationError {
+pub struct ApplicationError(Box<Parts>);
+
+/// Boxed, so that results with this error stay small.
+#[derive(Debug)]
+struct Parts {
     error_type: String,
     message: String,
     non_retriable: bool,
@@ -59,51 +63,51 @@ pub struct ApplicationError {
 impl ApplicationError {
     /// An error of type `error_type`, such as `System.InvalidOperationException`.
     pub fn new(error_type: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             error_type: error_type.into(),
             message: message.into(),
             non_retriable: false,
             properties: None,
             source: None,
-        }
+        }))
     }
 
     /// Tells retry policies not to try again. Takes effect in [`ErrorMode::FailureDetails`].
     #[must_use]
     pub fn non_retriable(mut self) -> Self {
-        self.non_retriable = true;
+        self.0.non_retriable = true;
         self
     }
 
     /// Further members of the error. Written in [`ErrorMode::FailureDetails`].
     #[must_use]
     pub fn with_properties(mut self, properties: Map<String, Value>) -> Self {
-        self.properties = Some(properties);
+        self.0.properties = Some(properties);
         self
     }
 
     /// The cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<OrchestratorError>) -> Self {
-        self.source = Some(source.into());
+        self.0.source = Some(source.into());
         self
     }
 
     /// The type name.
     pub fn error_type(&self) -> &str {
-        &self.error_type
+        &self.0.error_type
     }
 }
 
 impl fmt::Display for ApplicationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.0.message)
     }
 }
 
 impl Error for ApplicationError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|e| e as &(dyn Error + 'static))
+        self.0.source.as_deref().map(|e| e as &(dyn Error + 'static))
     }
 }
 
@@ -279,7 +283,7 @@ fn stack_trace(function: &str) -> String {
 
 fn type_of<'a>(error: &'a (dyn Error + 'static)) -> &'a str {
     if let Some(error) = error.downcast_ref::<ApplicationError>() {
-        &error.error_type
+        error.error_type()
     } else if let Some(failure) = error.downcast_ref::<TaskFailure>() {
         failure.error_type()
     } else if error.is::<NonDeterminism>() {
@@ -304,9 +308,9 @@ fn failure_details(error: &(dyn Error + 'static), depth: usize) -> FailureDetail
         error_message,
         stack_trace: None,
         inner_failure: inner.map(Box::new),
-        is_non_retriable: application.is_some_and(|e| e.non_retriable),
+        is_non_retriable: application.is_some_and(|e| e.0.non_retriable),
         properties: application
-            .and_then(|e| e.properties.as_ref())
+            .and_then(|e| e.0.properties.as_ref())
             .map(|properties| Value::Object(properties.clone()).to_string()),
     }
 }

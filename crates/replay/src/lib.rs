@@ -81,8 +81,8 @@ pub use payload::{
 };
 pub use retry::RetryPolicy;
 pub use settings::{
-    EventBehaviour, GUID_NAMESPACE_IN_PROCESS, GUID_NAMESPACE_ISOLATED, LongTimers, ReplaySettings,
-    SubOrchestrationIds,
+    EventBehaviour, GUID_NAMESPACE_IN_PROCESS, GUID_NAMESPACE_ISOLATED, LongTimers, PreservedEvents,
+    ReplaySettings, SubOrchestrationIds,
 };
 pub use state::{DuplicateStart, RuntimeState};
 pub use task::{EventWait, EventWaitWithTimeout, RawTask, Task, Timer};

@@ -13,7 +13,10 @@ use taskhub_core::{
 use uuid::Uuid;
 
 use crate::task::{Outcome, Slot};
-use crate::{LongTimers, ReplaySettings, RetryPolicy, SubOrchestrationIds, TaskFailure};
+use crate::{
+    ContinueAsNewOptions, LongTimers, PreservedEvents, ReplaySettings, RetryPolicy, SubOrchestrationIds,
+    TaskFailure,
+};
 
 pub(crate) use events::same_name;
 
@@ -48,6 +51,8 @@ pub(crate) struct Machine {
     buffered: HashMap<String, VecDeque<(u64, HistoryEvent)>>,
     next_event: u64,
     continue_as_new: Option<CompletionAction>,
+    /// Whether the buffered events go with the request.
+    preserve_events: bool,
 }
 
 /// A call as it was made, to be made again.
@@ -128,6 +133,7 @@ impl Shared {
             buffered: HashMap::new(),
             next_event: 0,
             continue_as_new: None,
+            preserve_events: false,
         };
         Self { started, settings, machine: Mutex::new(machine) }
     }
@@ -433,9 +439,15 @@ impl Machine {
     pub(crate) fn continue_as_new(
         &mut self,
         input: Option<String>,
-        version: Option<String>,
-        generate_new_trace: bool,
+        options: ContinueAsNewOptions,
+        shared: &Shared,
     ) {
+        let ContinueAsNewOptions { version, generate_new_trace, preserve_unprocessed_events } = options;
+        let settings = &shared.settings;
+        self.preserve_events = preserve_unprocessed_events.unwrap_or(settings.preserve_unprocessed_events);
+        if self.preserve_events && settings.preserved_events == PreservedEvents::SentAgain {
+            self.send_buffered(&shared.started.instance.instance_id);
+        }
         let carryover = self.continue_as_new.take().map(|request| request.carryover).unwrap_or_default();
         self.continue_as_new = Some(CompletionAction {
             new_version: version,
@@ -446,16 +458,13 @@ impl Machine {
     }
 
     /// Decides how the generation ends. It takes an id even when an earlier decision stands.
-    pub(crate) fn end(&mut self, completion: CompletionAction, preserve_events: bool) {
+    pub(crate) fn end(&mut self, completion: CompletionAction) {
         let id = self.take_id();
         if completion.status == OrchestrationStatus::Completed
             && let Some(mut next) = self.continue_as_new.take()
         {
-            if preserve_events {
-                let mut events: Vec<_> = self.buffered.drain().flat_map(|(_, events)| events).collect();
-                events.sort_by_key(|(number, _)| *number);
-                let events = events.into_iter().map(|(_, event)| event);
-                next.carryover.splice(0..0, events);
+            if self.preserve_events {
+                next.carryover.splice(0..0, self.take_buffered());
             }
             self.decide(id, ActionKind::Complete(next));
         } else if !self.completed {

@@ -22,6 +22,20 @@ pub enum EventBehaviour {
     Ignore,
 }
 
+/// How external events that nobody has waited for reach the next generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PreservedEvents {
+    /// In memory, when the generation ends, before those that arrived after the request.
+    ///
+    /// Differs: in-process Durable Functions sends them to the instance again when the generation ends.
+    /// Nothing of that survives in the history, which starts afresh.
+    #[default]
+    Carried,
+    /// Sent to the instance again by the request itself, as the .NET SDK does: that takes a sequence id for
+    /// each, which counts for whatever the code does between the request and its end.
+    SentAgain,
+}
+
 /// How a sub-orchestration without an instance id gets one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SubOrchestrationIds {
@@ -57,12 +71,15 @@ pub struct ReplaySettings {
     pub error_mode: ErrorMode,
     /// External events after a request to continue as new.
     pub event_behaviour: EventBehaviour,
-    /// Whether external events that nobody has waited for reach the next generation. They travel as
-    /// carried events, before those that arrived later.
+    /// Whether external events that nobody has waited for reach the next generation, unless the call says
+    /// otherwise ([`ContinueAsNewOptions::preserve_unprocessed_events`](crate::ContinueAsNewOptions)).
     ///
-    /// Differs: the .NET SDKs send them to the instance again, which costs a sequence id each. Nothing of
-    /// that survives in the history, which starts afresh.
+    /// Differs: in-process Durable Functions drops them by default, which loses those that share an episode
+    /// with the one that made the orchestrator continue. Core never has any: it hands each to the code as it
+    /// arrives. The .NET SDK keeps them.
     pub preserve_unprocessed_events: bool,
+    /// How they get there.
+    pub preserved_events: PreservedEvents,
     /// Namespace of [`OrchestrationContext::new_guid`](crate::OrchestrationContext::new_guid).
     pub guid_namespace: Uuid,
     /// Ids of sub-orchestrations that are waited for.
@@ -87,6 +104,7 @@ impl Default for ReplaySettings {
             error_mode: ErrorMode::default(),
             event_behaviour: EventBehaviour::default(),
             preserve_unprocessed_events: true,
+            preserved_events: PreservedEvents::default(),
             guid_namespace: GUID_NAMESPACE_IN_PROCESS,
             sub_orchestration_ids: SubOrchestrationIds::default(),
             fire_and_forget_ids: SubOrchestrationIds::DashedGuid,
@@ -102,6 +120,7 @@ impl ReplaySettings {
     pub fn isolated() -> Self {
         Self {
             error_mode: ErrorMode::FailureDetails,
+            preserved_events: PreservedEvents::SentAgain,
             guid_namespace: GUID_NAMESPACE_ISOLATED,
             sub_orchestration_ids: SubOrchestrationIds::Guid,
             fire_and_forget_ids: SubOrchestrationIds::Guid,

@@ -351,3 +351,31 @@ fn an_unreadable_result_is_a_failure_that_is_not_tried_again() {
     let result = execution.advance(&[], &mut [mark(1), done(0)]);
     assert_eq!(short(&result), ["1 Completed Payload"]);
 }
+
+#[test]
+fn the_dotnet_sdk_sends_unprocessed_events_again_when_it_continues_as_new() {
+    let mut execution = run(ReplaySettings::isolated(), |ctx| async move {
+        let _: i32 = ctx.call_activity("A", 1).await?;
+        ctx.continue_as_new(1)?;
+        let _: i32 = ctx.call_activity("B", 1).await?;
+        Ok(None)
+    });
+    execution.advance(&[], &mut [mark(0), start()]);
+    let events = &mut [mark(1), raised("E", "7"), raised("F", "8"), raised("e", "9"), done(0)];
+    let result = execution.advance(&[], events);
+    let sent: Vec<_> = result
+        .actions
+        .iter()
+        .filter_map(|action| match &action.kind {
+            ActionKind::SendEvent { input, .. } => input.as_deref(),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sent, ["7", "9", "8"], "name by name");
+    let expected = ["1 send E 'abc123'", "2 send E 'abc123'", "3 send F 'abc123'", "4 task B"];
+    assert_eq!(short(&result), expected);
+    let result = execution.advance(&[], &mut [mark(2), done(4)]);
+    assert_eq!(short(&result), ["5 ContinuedAsNew 1"]);
+    let ActionKind::Complete(next) = &result.actions[0].kind else { unreachable!() };
+    assert!(next.carryover.is_empty());
+}

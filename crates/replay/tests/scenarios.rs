@@ -156,25 +156,32 @@ fn events_buffered_before_continue_as_new_reach_the_next_generation_in_order() {
 
 #[test]
 fn events_that_nobody_waited_for_can_be_left_behind() {
-    let body = || {
-        orchestrator(|ctx: OrchestrationContext, generation: u32| async move {
+    let body = |call: Option<bool>| {
+        orchestrator(move |ctx: OrchestrationContext, generation: u32| async move {
             if generation == 0 {
                 let _: i32 = ctx.call_activity("Echo", 1).await?;
-                ctx.continue_as_new(1)?;
+                let options =
+                    ContinueAsNewOptions { preserve_unprocessed_events: call, ..Default::default() };
+                ctx.continue_as_new_with(1, options)?;
                 return Output::Ok(String::new());
             }
             let wait = ctx.wait_for_event_with_timeout::<String>("e", Duration::from_secs(5)).await?;
             Output::Ok(wait.unwrap_or_else(|| "none".into()))
         })
     };
-    for (preserve, expected) in [(true, "\"kept\""), (false, "\"none\"")] {
-        let mut hub = Hub::new();
-        hub.replay.preserve_unprocessed_events = preserve;
-        hub.add("Body", body());
-        hub.start("Body", "b", "0");
-        hub.raise("b", "e", "\"kept\"");
-        hub.run();
-        assert_eq!(hub.output("b"), expected);
+    for settings in [ReplaySettings::default(), ReplaySettings::isolated()] {
+        for (setting, call, kept) in
+            [(true, None, true), (false, None, false), (true, Some(false), false), (false, Some(true), true)]
+        {
+            let mut hub = Hub::new();
+            hub.replay = ReplaySettings { preserve_unprocessed_events: setting, ..settings.clone() };
+            hub.add("Body", body(call));
+            hub.start("Body", "b", "0");
+            hub.raise("b", "e", "\"kept\"");
+            hub.run();
+            let expected = if kept { "\"kept\"" } else { "\"none\"" };
+            assert_eq!(hub.output("b"), expected, "setting {setting}, call {call:?}");
+        }
     }
 }
 
@@ -246,7 +253,11 @@ fn the_last_request_to_continue_as_new_counts_with_all_its_options() {
     // As in DTFx: Context_ContinueAsNew_LastCallWins
     let body = orchestrator(|ctx: OrchestrationContext, n: u32| async move {
         if n == 0 {
-            let new_trace = ContinueAsNewOptions { version: Some("9".into()), generate_new_trace: true };
+            let new_trace = ContinueAsNewOptions {
+                version: Some("9".into()),
+                generate_new_trace: true,
+                ..ContinueAsNewOptions::default()
+            };
             ctx.continue_as_new_with(5, new_trace.clone())?;
             ctx.continue_as_new_with(7, ContinueAsNewOptions::default())?;
         } else {

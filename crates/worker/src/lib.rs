@@ -67,9 +67,9 @@ pub use taskhub_replay::{
     ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EpisodeError,
     EpisodeResult, ErrorMode, EventBehaviour, EventWait, LongTimers, OrchestrationContext,
     OrchestrationDefinition, Orchestrator, OrchestratorError, OrchestratorFuture, OrchestratorSource,
-    PayloadError, ReplaySettings, RetryPolicy, SessionAborted, SubOrchestrationIds, SubOrchestrationOptions,
-    Task, TaskFailure, TaskKind, Timer, Turn, VersionFailure, VersionMatch, VersioningSettings, join,
-    join_all, log, orchestrator, race, raw_orchestrator, select,
+    PayloadError, PreservedEvents, ReplaySettings, RetryPolicy, SessionAborted, SubOrchestrationIds,
+    SubOrchestrationOptions, Task, TaskFailure, TaskKind, Timer, Turn, VersionFailure, VersionMatch,
+    VersioningSettings, join, join_all, log, orchestrator, race, raw_orchestrator, select,
 };
 
 /// The README's program compiles.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use taskhub_core::HistoryEvent;
+use taskhub_core::{ActionKind, EventKind, HistoryEvent, InstanceId, OrchestrationInstance};
 
 use super::Machine;
 use crate::EventBehaviour;
@@ -58,6 +58,31 @@ impl Machine {
         let events = self.buffered.entry(key).or_default();
         let at = events.partition_point(|(other, _)| *other < number);
         events.insert(at, (number, event));
+    }
+
+    /// Takes the events that nobody has waited for, in the order in which they came.
+    pub(super) fn take_buffered(&mut self) -> Vec<HistoryEvent> {
+        let mut events: Vec<_> = self.buffered.drain().flat_map(|(_, events)| events).collect();
+        events.sort_by_key(|(number, _)| *number);
+        events.into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// Sends the events that nobody has waited for to the instance again, name by name.
+    /// Source: microsoft/durabletask-dotnet, `TaskOrchestrationContextWrapper.ContinueAsNew`.
+    pub(super) fn send_buffered(&mut self, instance_id: &InstanceId) {
+        let mut names: Vec<_> = self.buffered.drain().map(|(_, events)| events).collect();
+        names.sort_by_key(|events| events.front().map(|(number, _)| *number));
+        for events in names {
+            // The name is spelled as in the first of them.
+            let mut spelled = None;
+            for (_, event) in events {
+                let EventKind::EventRaised { name, input, .. } = event.kind else { continue };
+                let name = spelled.get_or_insert(name.unwrap_or_default()).clone();
+                let id = self.take_id();
+                let target = OrchestrationInstance::current(instance_id.clone());
+                self.decide(id, ActionKind::SendEvent { target, name, input });
+            }
+        }
     }
 
     /// Leaves an outcome for whoever awaits the slot, and closes the ways by which another could come.
