@@ -204,7 +204,9 @@ impl Drop for Timer {
             return;
         }
         let links = self.slot.take_links();
-        self.shared.lock().unlink(links);
+        if links.open_timer.is_some() {
+            self.shared.lock().unlink(links);
+        }
     }
 }
 

@@ -136,3 +136,8 @@ fn framework_errors_are_described_as_text() {
         "DurableTask.Core.Exceptions.NonDeterministicOrchestrationException"
     );
 }
+
+#[test]
+fn results_with_an_application_error_stay_small() {
+    assert!(size_of::<Result<(), ApplicationError>>() <= size_of::<usize>());
+}
