@@ -198,3 +198,62 @@ async fn messages_that_come_while_an_instance_runs_join_it_afterwards() {
     worker.release_orchestration(item.token).await;
     assert_eq!(world.history("long").len(), 5);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_instance_is_run_again_only_where_the_setting_says_so() {
+    for allowed in [false, true] {
+        let world = World::new();
+        let mut settings = World::settings("w1");
+        settings.allow_replaying_terminal_instances = allowed;
+        let (client, worker) = (world.client(), world.worker_with(settings).await);
+        start(&client, "done").await;
+        let item = lock(&worker).await;
+        let commit = episode(&world, &item, vec![completed(&world, 0, "1")]);
+        finish(&worker, item, commit).await;
+        client.send_event(OrchestrationInstance::current("done"), terminated("late")).await.unwrap();
+        let item = worker.lock_next_orchestration(Duration::from_secs(60)).await.unwrap();
+        assert_eq!(item.is_some(), allowed);
+        if let Some(item) = item {
+            let commit = episode(&world, &item, vec![]);
+            finish(&worker, item, commit).await;
+        }
+        let status = if allowed { "Terminated" } else { "Completed" };
+        assert_eq!(world.row("done", "RuntimeStatus"), status);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_an_entity_waits_until_the_request_is_stored() {
+    let world = World::new();
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    let caller = start(&client, "caller").await;
+    let item = lock(&worker).await;
+    let commit = episode(&world, &item, vec![]);
+    finish(&worker, item, commit).await;
+    // The entity's answer is an event named by the request's id.
+    let data = taskhub_azure_storage::message::MessageData::new(
+        uuid::Uuid::from_u128(1),
+        TaskMessage::new(raised("11111111-2222-3333-4444-555555555555"), caller),
+        1,
+        Some(1),
+        OrchestrationInstance::new("@counter@a", "e"),
+    );
+    let text = taskhub_azure_storage::message::encode(&data, Default::default());
+    let partition = taskhub_azure_storage::partition::partition_of(&"caller".into(), 4);
+    let queue = format!("testhub-control-{partition}");
+    world.account.queues.put_message(&queue, &text, Duration::ZERO).await.unwrap();
+    assert!(worker.lock_next_orchestration(Duration::from_secs(5)).await.unwrap().is_none());
+
+    client.send_event(OrchestrationInstance::current("caller"), raised("Go")).await.unwrap();
+    let item = lock(&worker).await;
+    let sent = EventKind::EventSent {
+        instance_id: "@counter@a".into(),
+        name: Some("op".into()),
+        input: Some(r#"{"op":"get","id":"11111111-2222-3333-4444-555555555555"}"#.into()),
+    };
+    let commit = episode(&world, &item, vec![HistoryEvent::decision(0, world.clock.now(), sent)]);
+    finish(&worker, item, commit).await;
+    let item = lock(&worker).await;
+    let EventKind::EventRaised { name, .. } = &item.messages[0].event.kind else { panic!() };
+    assert_eq!(name.as_deref(), Some("11111111-2222-3333-4444-555555555555"));
+}
