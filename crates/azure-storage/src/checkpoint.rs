@@ -28,13 +28,13 @@ pub(crate) async fn complete(
     let Some((began_as, mut tracked)) = shared.sessions.tracked(token) else {
         return Err(shared.no_session("complete", token));
     };
-    let mut index = if commit.replaces_history { HistoryIndex::default() } else { tracked.index.clone() };
     let sender = Sender {
         // The sender is the execution with which the work item began, and its episode number includes the
         // running one; after continue-as-new within the work item the target tells the new execution.
         instance: began_as.clone(),
         episode: Some(tracked.index.episodes() + 1),
     };
+    let mut index = if commit.replaces_history { HistoryIndex::default() } else { tracked.index };
 
     // 1. A retry repeats these.
     send_outbound(shared, &commit, &sender).await?;
@@ -73,8 +73,7 @@ async fn send_outbound(
     sender: &Sender,
 ) -> Result<(), ServiceError> {
     let limit = shared.hub.settings.max_storage_operation_concurrency;
-    let control: Vec<_> =
-        commit.orchestrator_messages.iter().chain(&commit.timer_messages).cloned().collect();
+    let control: Vec<_> = commit.orchestrator_messages.iter().chain(&commit.timer_messages).collect();
     let activities = &commit.activity_messages;
     tokio::try_join!(
         shared.sender.send_all_control(&control, sender),
@@ -83,7 +82,7 @@ async fn send_outbound(
             .buffer_unordered(limit)
             .try_collect::<()>(),
     )?;
-    for message in &control {
+    for message in control {
         shared.announce(shared.sender.partition_of(message), message);
     }
     Ok(())

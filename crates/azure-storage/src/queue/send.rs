@@ -83,12 +83,12 @@ impl MessageSender {
     /// Puts several messages on control queues, some at a time.
     pub(crate) async fn send_all_control(
         &self,
-        messages: &[TaskMessage],
+        messages: &[&TaskMessage],
         sender: &Sender,
     ) -> Result<(), ServiceError> {
         let limit = self.hub.settings.max_storage_operation_concurrency;
         stream::iter(0..messages.len())
-            .map(|at| async move { self.send_control(&messages[at], sender).await.map(drop) })
+            .map(|at| async move { self.send_control(messages[at], sender).await.map(drop) })
             .buffer_unordered(limit)
             .try_collect()
             .await

@@ -54,7 +54,6 @@ pub(crate) struct FetchRequest {
 /// An instance that one dispatcher works on.
 #[derive(Debug)]
 struct Session {
-    token: LockToken,
     partition: PartitionId,
     instance: OrchestrationInstance,
     current: Vec<Arc<HeldMessage>>,
@@ -345,7 +344,6 @@ impl State {
             instance.execution_id.clone_from(&history.execution_id);
         }
         let session = Session {
-            token,
             partition: batch.partition,
             instance: instance.clone(),
             current: batch.messages.clone(),
@@ -358,7 +356,6 @@ impl State {
             },
             arrived: Arc::new(Notify::new()),
         };
-        debug_assert_eq!(session.token, token);
         self.by_token.insert(token, instance.instance_id.clone());
         self.active.insert(instance.instance_id.clone(), session);
         Some(Taken { token, instance, messages: batch.messages, history })

@@ -211,10 +211,13 @@ impl TrackingStore {
         let blob_names = self.upload(blobs).await?;
 
         let mut etag = etag.cloned();
-        let mut batches = batches_of(&rows).into_iter().peekable();
-        while let Some(batch) = batches.next() {
-            let last = batches.peek().is_none();
-            etag = Some(self.commit_batch(batch, instance, &execution_id, etag.as_ref(), last).await?);
+        let mut unwritten = rows.as_slice();
+        for batch in batches_of(&rows) {
+            let (written, rest) = unwritten.split_at(batch.len());
+            unwritten = rest;
+            let last = rest.is_empty();
+            etag =
+                Some(self.commit_batch(batch, written, instance, &execution_id, etag.as_ref(), last).await?);
         }
         let etag = etag.ok_or_else(|| {
             ServiceError::new(
@@ -228,6 +231,7 @@ impl TrackingStore {
     async fn commit_batch(
         &self,
         mut batch: Vec<TableOperation>,
+        written: &[Entity],
         instance: &OrchestrationInstance,
         execution_id: &ExecutionId,
         etag: Option<&ETag>,
@@ -241,13 +245,6 @@ impl TrackingStore {
             None => TableOperation::Insert(row),
         });
         let table = self.hub.names.history_table();
-        let written: Vec<Entity> = batch
-            .iter()
-            .filter_map(|operation| match operation {
-                TableOperation::InsertOrReplace(row) => Some(row.clone()),
-                _ => None,
-            })
-            .collect();
         match self.hub.account.tables.transaction(&table, batch).await {
             Ok(etags) => etags.into_iter().next_back().flatten().ok_or_else(|| {
                 self.hub.unreadable("the history was written but its version is unknown", "no ETag answered")
@@ -257,7 +254,7 @@ impl TrackingStore {
             {
                 // The answer to an earlier attempt may have been lost: then what is stored is what we wrote.
                 let ours = match completed_at {
-                    Some(at) => self.stored_as_written(instance, execution_id, at, &written).await?,
+                    Some(at) => self.stored_as_written(instance, execution_id, at, written).await?,
                     None => None,
                 };
                 ours.ok_or_else(|| {
