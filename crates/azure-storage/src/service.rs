@@ -183,8 +183,9 @@ impl OrchestrationService for AzureStorageService {
                 }
             }
             tokio::select! {
-                () = changed => {}
+                biased;
                 () = shared.stopping.cancelled() => return Ok(None),
+                () = changed => {}
                 () = tokio::time::sleep_until(deadline) => return Ok(None),
             }
         }
@@ -244,8 +245,9 @@ impl OrchestrationService for AzureStorageService {
                 continue;
             }
             tokio::select! {
-                () = arrived.notified() => {}
+                biased;
                 () = shared.stopping.cancelled() => return Ok(None),
+                () = arrived.notified() => {}
                 () = tokio::time::sleep_until(deadline) => return Ok(None),
             }
         }

@@ -1,6 +1,6 @@
 //! What the parts of a running worker share, and how messages leave its hands.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,14 +40,14 @@ pub(crate) struct Shared {
     pub(crate) sessions: SessionManager,
     pub(crate) tracking: TrackingStore,
     pub(crate) work_items: WorkItemQueue,
-    pub(crate) queues: Mutex<HashMap<PartitionId, (ControlQueue, JoinHandle<()>)>>,
+    pub(crate) queues: Mutex<BTreeMap<PartitionId, (ControlQueue, JoinHandle<()>)>>,
     pub(crate) tasks: TaskTracker,
     /// Nothing new is taken on.
     pub(crate) stopping: CancellationToken,
 }
 
 impl Shared {
-    pub(crate) fn queues(&self) -> MutexGuard<'_, HashMap<PartitionId, (ControlQueue, JoinHandle<()>)>> {
+    pub(crate) fn queues(&self) -> MutexGuard<'_, BTreeMap<PartitionId, (ControlQueue, JoinHandle<()>)>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -72,6 +72,7 @@ impl Worker {
         info!("worker started");
 
         let crashed = tokio::select! {
+            biased;
             () = shutdown.cancelled() => false,
             () = self.shutdown.cancelled() => false,
             _ = dispatchers.join_next() => true,

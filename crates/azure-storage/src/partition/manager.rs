@@ -1,6 +1,6 @@
 //! The table partition manager's loop: reads the rows, carries out the decisions of [`super::table`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,13 +40,13 @@ pub(crate) trait PartitionOwner: Send + Sync + 'static {
 pub(crate) struct PartitionManager {
     hub: Hub,
     owner: Arc<dyn PartitionOwner>,
-    drains: HashMap<PartitionId, JoinHandle<()>>,
+    drains: BTreeMap<PartitionId, JoinHandle<()>>,
     app_lease_held: Arc<AtomicBool>,
 }
 
 impl PartitionManager {
     pub(crate) fn new(hub: Hub, owner: Arc<dyn PartitionOwner>) -> Self {
-        Self { hub, owner, drains: HashMap::new(), app_lease_held: Arc::default() }
+        Self { hub, owner, drains: BTreeMap::new(), app_lease_held: Arc::default() }
     }
 
     /// Runs until `stop`, then hands all partitions back; `force` ends that early.
@@ -82,9 +82,10 @@ impl PartitionManager {
                 break;
             }
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = stop.cancelled(), if !stopping => {}
+                biased;
                 () = force.cancelled() => {}
+                () = stop.cancelled(), if !stopping => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
         for drain in self.drains.into_values() {
@@ -116,8 +117,9 @@ impl PartitionManager {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                biased;
                 () = stop.cancelled() => return None,
+                () = tokio::time::sleep(wait) => {}
             }
         }
         let (hub, held) = (self.hub.clone(), self.app_lease_held.clone());

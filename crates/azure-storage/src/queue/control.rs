@@ -91,15 +91,17 @@ impl ControlQueue {
             }
             let next = self.alarms().first().map(|due| Instant::now() + due.saturating_since(now));
             let until = next.map_or(silent_until, |next| next.min(silent_until));
+            // In this order: alarms that are set all the time must not keep the time from being looked at.
             tokio::select! {
+                biased;
                 () = &mut rung => return poll.signalled(),
                 () = self.stop.cancelled() => return,
-                () = self.alarm_set.notified() => {}
                 () = tokio::time::sleep_until(until) => {
                     if Instant::now() >= silent_until {
                         return poll.elapsed(shared.hub.ids.random());
                     }
                 }
+                () = self.alarm_set.notified() => {}
             }
         }
     }
@@ -152,6 +154,7 @@ impl ControlQueue {
             }
             if !wait.is_zero() {
                 tokio::select! {
+                    biased;
                     () = self.stop.cancelled() => {}
                     () = shared.sessions.room.notified(), if full => {}
                     () = tokio::time::sleep(wait) => {}

@@ -1,6 +1,6 @@
 //! The work-item queue: activity requests of the whole hub, one message at a time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,7 +34,7 @@ struct State {
     last_token: u64,
     local: VecDeque<Arc<HeldMessage>>,
     promised: usize,
-    locked: HashMap<LockToken, Arc<HeldMessage>>,
+    locked: BTreeMap<LockToken, Arc<HeldMessage>>,
 }
 
 impl WorkItemQueue {
@@ -104,6 +104,7 @@ impl WorkItemQueue {
         stop: &CancellationToken,
     ) -> Result<Option<Arc<HeldMessage>>, ServiceError> {
         let mut poll = tokio::select! {
+            biased;
             poll = self.poll.lock() => poll,
             () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep_until(deadline) => return Ok(None),
@@ -125,6 +126,7 @@ impl WorkItemQueue {
             }
             let wait = poll.delay().min(deadline.saturating_duration_since(Instant::now()));
             tokio::select! {
+                biased;
                 () = rung => poll.signalled(),
                 () = stop.cancelled() => return Ok(None),
                 () = tokio::time::sleep(wait) => {
@@ -162,7 +164,7 @@ impl WorkItemQueue {
 
     /// Makes everything still locked visible again: its work was cut off.
     pub(crate) async fn give_back_locked(&self) {
-        let locked: Vec<_> = self.state().locked.drain().map(|(_, m)| m).collect();
+        let locked: Vec<_> = std::mem::take(&mut self.state().locked).into_values().collect();
         for message in locked {
             self.give_back(&message).await;
         }

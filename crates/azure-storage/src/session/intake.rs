@@ -75,11 +75,12 @@ impl Shared {
     async fn await_row(self: Arc<Self>, partition: PartitionId, message: Arc<HeldMessage>) {
         for delay in ROW_RETRY_DELAYS {
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
+                biased;
                 () = self.stopping.cancelled() => {
                     self.give_back(vec![message]).await;
                     return;
                 }
+                () = tokio::time::sleep(delay) => {}
             }
             match self.check_received_start(&message).await {
                 StartCheck::Process => return self.take_in(partition, vec![message]).await,
@@ -148,8 +149,9 @@ impl Shared {
                         "cannot read a history; trying again"
                     );
                     tokio::select! {
-                        () = tokio::time::sleep(HISTORY_RETRY_INTERVAL) => {}
+                        biased;
                         () = self.stopping.cancelled() => {}
+                        () = tokio::time::sleep(HISTORY_RETRY_INTERVAL) => {}
                     }
                 }
                 Err(e) => {

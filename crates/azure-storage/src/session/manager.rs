@@ -3,7 +3,7 @@
 //! Everything here is in memory and synchronous; the service does the I/O in between.
 //! Source: Azure/durabletask, `OrchestrationSessionManager.cs`.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use taskhub_core::{ExecutionId, InstanceId, LockToken, OrchestrationInstance, PartitionId};
@@ -27,11 +27,11 @@ pub(crate) struct SessionManager {
 #[derive(Debug, Default)]
 struct State {
     last_id: u64,
-    held: HashMap<String, Arc<HeldMessage>>,
+    held: BTreeMap<String, Arc<HeldMessage>>,
     pending: VecDeque<Batch>,
-    active: HashMap<InstanceId, Session>,
-    by_token: HashMap<LockToken, InstanceId>,
-    closed: HashSet<PartitionId>,
+    active: BTreeMap<InstanceId, Session>,
+    by_token: BTreeMap<LockToken, InstanceId>,
+    closed: BTreeSet<PartitionId>,
 }
 
 #[derive(Debug)]
