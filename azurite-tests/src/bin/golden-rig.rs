@@ -240,6 +240,7 @@ async fn run_worker(hub: Hub, settings: WorkerSettings, fixed: bool, hold: Vec<H
         hold,
         on_hold: Some(Arc::new(|name: &str, input: &str| line(&format!("HOLD {name}:{input}")))),
         on_wait: Some(Arc::new(|name: &str| line(&format!("WAIT event {name}")))),
+        on_activity: None,
     };
     let builder = Worker::builder(Arc::new(AzureStorageService::new(hub)));
     let worker = samples::register(builder, options).settings(settings).build()?;

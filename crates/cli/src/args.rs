@@ -2,6 +2,7 @@
 
 mod bench;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use bench::{BenchArgs, Scenario};
@@ -119,7 +120,7 @@ pub enum Command {
     /// Show, create or delete a task hub
     #[command(subcommand)]
     Hub(HubCommand),
-    /// Run a worker until it is told to stop (Ctrl-C or SIGTERM)
+    /// Run a worker until it is told to stop (Ctrl-C, SIGTERM or SIGHUP)
     Worker(WorkerArgs),
     /// Show what a task hub does, on the embedded store or on a storage emulator
     Demo(DemoArgs),
@@ -304,6 +305,12 @@ pub struct WorkerArgs {
     /// Identity in the lease records, unique per process [default: made from host name, process and chance]
     #[arg(long, value_name = "ID")]
     pub worker_id: Option<String>,
+    /// Seconds that running work gets to finish when the worker is told to stop; the rest is given back
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
+    pub drain_timeout: Duration,
+    /// Append a line of JSON to this file for every activity that has run
+    #[arg(long, value_name = "FILE")]
+    pub activity_log: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the type says it")]
     pub create: CreateArgs,

@@ -4,6 +4,7 @@
 //! commands see of the process ([`Environment`]) and where they write ([`Console`]), and returns the
 //! [`Exit`]. `wire` is the only place that puts a backend, a client and a worker together.
 
+mod activity_log;
 pub mod args;
 mod bench;
 mod commands;

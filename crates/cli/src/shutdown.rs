@@ -1,41 +1,126 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C, SIGTERM and SIGHUP.
 
 use std::io;
 
 use tokio_util::sync::CancellationToken;
 
-/// Cancelled by the first Ctrl-C or SIGTERM.
-pub(crate) fn on_signal() -> io::Result<CancellationToken> {
-    let token = CancellationToken::new();
-    let wait = signals()?;
-    let cancelled = token.clone();
-    tokio::spawn(async move {
-        wait.await;
-        cancelled.cancel();
-    });
-    Ok(token)
+/// What the user has asked for so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Signals {
+    /// Cancelled by the first signal: stop in order.
+    pub(crate) first: CancellationToken,
+    /// Cancelled by the second one: end at once.
+    pub(crate) second: CancellationToken,
 }
 
-/// Both signals are caught from now on, not only once the future is polled.
+/// Cancelled by the first Ctrl-C, SIGTERM or SIGHUP.
+pub(crate) fn on_signal() -> io::Result<CancellationToken> {
+    Ok(on_signals()?.first)
+}
+
+/// Counts Ctrl-C, SIGTERM and SIGHUP from now on.
+///
+/// SIGHUP stays ignored in a process that was started so (`nohup`).
+pub(crate) fn on_signals() -> io::Result<Signals> {
+    let signals = Signals::default();
+    let mut stream = stream()?;
+    let counted = signals.clone();
+    tokio::spawn(async move {
+        stream.next().await;
+        counted.first.cancel();
+        stream.next().await;
+        counted.second.cancel();
+    });
+    Ok(signals)
+}
+
 #[cfg(unix)]
-fn signals() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+use unix::stream;
+
+#[cfg(unix)]
+mod unix {
+    use std::io;
+
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+
+    /// The signals that stop a program, caught from now on, not only once they are awaited.
+    pub(super) struct Stream {
+        interrupt: Signal,
+        terminate: Signal,
+        hangup: Option<Signal>,
+    }
+
+    pub(super) fn stream() -> io::Result<Stream> {
+        Ok(Stream {
+            // Asked first: a handler would replace what `nohup` has set.
+            hangup: (!ignores_hangup()).then(|| signal(SignalKind::hangup())).transpose()?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    impl Stream {
+        pub(super) async fn next(&mut self) {
+            let hangup = async {
+                match &mut self.hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+                _ = hangup => {}
+            }
         }
-    })
+    }
+
+    /// Whether this process was started with SIGHUP ignored. Where the system does not tell, it was: a
+    /// program that goes on can still be stopped otherwise.
+    fn ignores_hangup() -> bool {
+        std::fs::read_to_string("/proc/self/status").map_or(true, |status| has_hangup(&status))
+    }
+
+    /// Whether SIGHUP, the first signal, is in the set of ignored ones.
+    fn has_hangup(status: &str) -> bool {
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let set = ignored.and_then(|set| u128::from_str_radix(set.trim(), 16).ok());
+        set.is_none_or(|set| set & 1 == 1)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn an_ignored_hangup_is_found() {
+            for (status, ignored) in [
+                ("Name:\tx\nSigIgn:\t0000000000000001\n", true),
+                ("SigIgn:\t0000000000001001\nSigCgt:\t0\n", true),
+                ("SigIgn:\t0000000000001000\n", false),
+                ("SigIgn:\t0000000000000000\n", false),
+                ("", true),
+            ] {
+                assert_eq!(has_hangup(status), ignored, "{status}");
+            }
+        }
+    }
 }
 
 #[cfg(not(unix))]
-fn signals() -> io::Result<impl Future<Output = ()>> {
-    Ok(async {
+struct Stream;
+
+#[cfg(not(unix))]
+fn stream() -> io::Result<Stream> {
+    Ok(Stream)
+}
+
+#[cfg(not(unix))]
+impl Stream {
+    async fn next(&mut self) {
         // Without a handler nothing can be done but to run on.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-    })
+    }
 }

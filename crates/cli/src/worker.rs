@@ -1,7 +1,5 @@
 //! `worker`.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use taskhub_core::WorkerId;
 use taskhub_worker::samples::{self, SampleOptions};
@@ -10,7 +8,7 @@ use taskhub_worker::{Worker, WorkerSettings, WorkerState};
 use crate::args::{CommonArgs, WorkerArgs};
 use crate::config::{Environment, HostJson, HubConfig};
 use crate::console::Console;
-use crate::{Exit, shutdown, wire};
+use crate::{Exit, activity_log, shutdown, wire};
 
 /// Runs a worker with the sample functions until it is told to stop.
 pub(crate) async fn run(
@@ -29,12 +27,14 @@ pub(crate) async fn run(
     refuse_blob_managers(&config.host)?;
     let worker_id = args.worker_id.map_or_else(wire::worker_id, WorkerId::new);
     let hub = wire::hub(&config, args.create.partition_count, worker_id.clone())?;
-    let worker = samples::register(Worker::builder(wire::service(&hub)), SampleOptions::default())
-        .settings(settings(&config.host))
+    let on_activity = args.activity_log.map(|path| activity_log::append_to(&path, &worker_id)).transpose()?;
+    let options = SampleOptions { on_activity, ..SampleOptions::default() };
+    let worker = samples::register(Worker::builder(wire::service(&hub)), options)
+        .settings(WorkerSettings { drain_timeout: args.drain_timeout, ..settings(&config.host) })
         .build()?;
-    let signal = shutdown::on_signal()?;
+    let signals = shutdown::on_signals()?;
     let handle = worker.handle();
-    let mut running = tokio::spawn(worker.run(signal.clone()));
+    let mut running = tokio::spawn(worker.run(signals.first.clone()));
     tokio::select! {
         () = handle.reached(WorkerState::Running) => {
             console.note(&format!(
@@ -44,16 +44,16 @@ pub(crate) async fn run(
         }
         // It ended before it began.
         ended = &mut running => return finished(ended),
+        () = signals.second.cancelled() => bail!("stopped before the worker had started"),
     }
     tokio::select! {
-        () = signal.cancelled() => console.note("Stopping; waiting for running work.")?,
+        () = signals.first.cancelled() => console.note("Stopping; waiting for running work.")?,
         ended = &mut running => return finished(ended),
     }
-    // A second signal ends the program at once: its messages come back after their timeout.
-    let again = shutdown::on_signal()?;
     tokio::select! {
         ended = running => finished(ended),
-        () = again.cancelled() => bail!("stopped without waiting for running work"),
+        // The program ends at once: its messages come back after their timeout.
+        () = signals.second.cancelled() => bail!("stopped without waiting for running work"),
     }
 }
 
@@ -85,7 +85,6 @@ fn settings(host: &HostJson) -> WorkerSettings {
     if let Some(on) = host.extended_sessions_enabled {
         settings.extended_sessions_enabled = on;
     }
-    settings.drain_timeout = Duration::from_secs(30);
     settings
 }
 

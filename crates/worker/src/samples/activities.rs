@@ -92,7 +92,11 @@ impl Gate {
                     }
                     std::future::pending::<()>().await;
                 }
-                body(context, input).await
+                let outcome = body(context.clone(), input).await;
+                if let Some(on_activity) = &options.on_activity {
+                    on_activity(&context);
+                }
+                outcome
             }
         })
     }

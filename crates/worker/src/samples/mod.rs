@@ -20,7 +20,7 @@ mod orchestrations;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::WorkerBuilder;
+use crate::{ActivityContext, WorkerBuilder};
 
 pub use hold::{Hold, InvalidHold};
 
@@ -35,12 +35,17 @@ pub struct SampleOptions {
     pub on_hold: Option<HoldCallback>,
     /// Told the name when an orchestrator begins to wait for an event, but not when it is replayed.
     pub on_wait: Option<WaitCallback>,
+    /// Told of every call of an activity that has come to its end, well or not: an end that the hub may
+    /// never learn of, as when the process is killed before the reply is sent.
+    pub on_activity: Option<ActivityCallback>,
 }
 
 /// Receives an activity's name and input.
 pub type HoldCallback = Arc<dyn Fn(&str, &str) + Send + Sync>;
 /// Receives an event's name.
 pub type WaitCallback = Arc<dyn Fn(&str) + Send + Sync>;
+/// Receives the context of an activity's call.
+pub type ActivityCallback = Arc<dyn Fn(&ActivityContext) + Send + Sync>;
 
 impl fmt::Debug for SampleOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
