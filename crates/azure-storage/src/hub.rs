@@ -13,6 +13,7 @@ use taskhub_storage as storage;
 use taskhub_storage::{LeaseState, PutBlob, StorageAccount, TableQuery};
 
 use crate::error::{failed, unreadable};
+use crate::metrics::StorageMetrics;
 use crate::names::{ResourceNames, TASK_HUB_INFO_BLOB};
 use crate::partition::table::PartitionLease;
 use crate::settings::AzureStorageSettings;
@@ -58,6 +59,8 @@ pub struct Hub {
     pub clock: Arc<dyn Clock>,
     /// Ids.
     pub ids: Arc<dyn IdSource>,
+    /// What this process counts.
+    pub metrics: StorageMetrics,
 }
 
 impl fmt::Debug for Hub {
@@ -105,7 +108,8 @@ impl Hub {
     ) -> Result<Self, ServiceError> {
         settings.validate().map_err(|text| ServiceError::new(ErrorKind::Invalid, text))?;
         let names = ResourceNames::new(&settings.task_hub_name, None);
-        Ok(Self { settings: Arc::new(settings), names, account, clock, ids })
+        let metrics = StorageMetrics::default();
+        Ok(Self { settings: Arc::new(settings), names, account, clock, ids, metrics })
     }
 
     /// Name of the hub.

@@ -10,6 +10,7 @@ mod error;
 mod hub;
 mod large_messages;
 pub mod message;
+pub mod metrics;
 pub mod names;
 pub mod partition;
 mod queue;
@@ -23,5 +24,6 @@ pub use client::AzureStorageClient;
 pub use hub::{
     DEFAULT_PARTITION_COUNT, Hub, HubInspection, HubLayout, PartitionManagerKind, QueueInspection,
 };
+pub use metrics::StorageMetrics;
 pub use service::AzureStorageService;
 pub use settings::AzureStorageSettings;

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::checkpoint;
 use crate::hub::{Hub, PartitionManagerKind};
+use crate::metrics::StorageMetrics;
 use crate::partition::manager::PartitionManager;
 use crate::queue::receive::Receiver;
 use crate::queue::send::{MessageSender, Sender};
@@ -63,6 +64,11 @@ impl AzureStorageService {
     /// The hub.
     pub fn hub(&self) -> &Hub {
         &self.hub
+    }
+
+    /// What this worker counts.
+    pub fn metrics(&self) -> &StorageMetrics {
+        &self.hub.metrics
     }
 
     fn running(&self) -> Result<&Running, ServiceError> {

@@ -42,7 +42,7 @@ pub use instance::{
 pub use message::TaskMessage;
 pub use query::{InstanceFetch, InstancePage, InstanceQuery, OrchestrationState, PurgeResult, StartOutcome};
 pub use service::{
-    ActivityWorkItem, EpisodeCommit, LockToken, OrchestrationService, OrchestrationServiceClient,
-    OrchestrationWorkItem, StartRequest,
+    ActivityWorkItem, EpisodeCommit, GiveBackReason, LockToken, OrchestrationService,
+    OrchestrationServiceClient, OrchestrationWorkItem, StartRequest,
 };
 pub use timestamp::{ParseTimestampError, Timestamp};

@@ -63,6 +63,25 @@ pub struct ActivityWorkItem {
     pub attempt: u32,
 }
 
+/// Why a work item is given back unprocessed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GiveBackReason {
+    /// Not the work's fault: the worker stops, another worker has the instance, a service cannot be reached.
+    Interrupted,
+    /// This worker has no such function. Another one may have it, now or after the next deployment, so the
+    /// work must come back soon, and is never set aside.
+    UnknownFunction {
+        /// Name of the function.
+        name: String,
+    },
+    /// It failed in a way that another try may well repeat.
+    Failed {
+        /// What failed, for a person; without inputs or payloads.
+        reason: String,
+    },
+}
+
 /// A backend as a worker sees it.
 ///
 /// A work item is locked by `lock_next_*`, kept by `renew_*`, ended by `complete_*` or `abandon_*`; an
@@ -102,6 +121,17 @@ pub trait OrchestrationService: Send + Sync {
     /// Puts the messages back, to be received again after a back-off.
     async fn abandon_orchestration(&self, token: LockToken) -> Result<(), ServiceError>;
 
+    /// As [`OrchestrationService::abandon_orchestration`] for a backend that cares why: it may choose the
+    /// delay by the reason, and tell a person what fails again and again.
+    async fn give_back_orchestration(
+        &self,
+        token: LockToken,
+        reason: GiveBackReason,
+    ) -> Result<(), ServiceError> {
+        let _ = reason;
+        self.abandon_orchestration(token).await
+    }
+
     /// Waits for more messages of a completed work item's instance, keeping it locked (an extended
     /// session). `None` when none came within the session's idle timeout or the session must end.
     async fn next_session_messages(&self, token: LockToken)
@@ -121,6 +151,12 @@ pub trait OrchestrationService: Send + Sync {
 
     /// Puts the request back, to be received again after a back-off.
     async fn abandon_activity(&self, token: LockToken) -> Result<(), ServiceError>;
+
+    /// As [`OrchestrationService::abandon_activity`] for a backend that cares why.
+    async fn give_back_activity(&self, token: LockToken, reason: GiveBackReason) -> Result<(), ServiceError> {
+        let _ = reason;
+        self.abandon_activity(token).await
+    }
 }
 
 /// A request to start an instance.

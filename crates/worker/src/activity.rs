@@ -7,21 +7,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::FutureExt;
 use taskhub_core::{
-    ActivityWorkItem, Clock, EventKind, HistoryEvent, LockToken, OrchestrationService, ServiceError,
-    TaskMessage,
+    ActivityWorkItem, Clock, EventKind, GiveBackReason, HistoryEvent, LockToken, OrchestrationService,
+    ServiceError, TaskMessage,
 };
 use tracing::{debug, error, warn};
 
 use crate::dispatcher::{Processed, WorkKind, renewing};
 use crate::executor::{ActivityExecutor, ActivityOutcome, ActivityRequest, ExecutorError};
+use crate::give_back::{GaveBack, reason_of};
 use crate::lifecycle::Lifecycle;
 use crate::registry::panic_message;
+
+const KIND: &str = "activity";
 
 pub(crate) struct ActivityWork {
     pub(crate) service: Arc<dyn OrchestrationService>,
     pub(crate) executor: Arc<dyn ActivityExecutor>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) life: Lifecycle,
+    pub(crate) gave_back: Arc<GaveBack>,
 }
 
 #[async_trait]
@@ -29,7 +33,7 @@ impl WorkKind for ActivityWork {
     type Item = ActivityWorkItem;
 
     fn name(&self) -> &'static str {
-        "activity"
+        KIND
     }
 
     async fn fetch(&self, timeout: Duration) -> Result<Option<ActivityWorkItem>, ServiceError> {
@@ -39,34 +43,35 @@ impl WorkKind for ActivityWork {
     async fn process(&self, item: ActivityWorkItem) -> Processed {
         let token = item.token;
         match self.run(item).await {
-            Some(response) => self.complete(token, response).await,
-            None => {
-                self.abandon(token).await;
+            Ok(response) => self.complete(token, response).await,
+            Err(reason) => {
+                self.gave_back.count(KIND, &reason);
+                self.give_back(token, reason).await;
                 Processed::Ok
             }
         }
     }
 
     async fn put_back(&self, item: ActivityWorkItem) {
-        self.abandon(item.token).await;
+        self.give_back(item.token, GiveBackReason::Interrupted).await;
     }
 }
 
 impl ActivityWork {
-    /// The response, or `None` when the request has to go back: it is malformed, the activity is not
-    /// registered here, or the worker stops.
+    /// The response, or why the request has to go back: it is malformed, the activity is not registered
+    /// here, or the worker stops.
     ///
-    /// A request that nobody can run comes back with growing delays for ever; the orchestration is not
-    /// failed, because a worker that can may appear.
+    /// A request that nobody can run comes back for ever, with delays that grow to a limit; the
+    /// orchestration is not failed, because a worker that can may appear.
     ///
     /// Differs: DTFx also stops receiving for 10 s after a missing activity. The backend's delay for that
     /// one message is enough, other instances need not wait.
-    async fn run(&self, item: ActivityWorkItem) -> Option<TaskMessage> {
+    async fn run(&self, item: ActivityWorkItem) -> Result<TaskMessage, GiveBackReason> {
         let ActivityWorkItem { token, message, mut locked_until, attempt } = item;
         let target = message.target.clone();
         let Some(request) = self.request(message, attempt) else {
             error!(instance = %target.instance_id, attempt, "not an activity request, left in the queue");
-            return None;
+            return Err(GiveBackReason::Failed { reason: "not an activity request".to_owned() });
         };
         let (name, task_id) = (request.name.clone(), request.task_id);
         debug!(instance = %target.instance_id, activity = name, task_id, attempt, "activity begins");
@@ -78,20 +83,32 @@ impl ActivityWork {
             result = renewing(self.clock.as_ref(), &mut locked_until, renew, work) => result,
             () = self.life.give_up.cancelled() => {
                 warn!(instance = %target.instance_id, activity = name, task_id, "activity did not end before the shutdown");
-                return None;
+                return Err(GiveBackReason::Interrupted);
             }
         };
-        let result = result
-            .unwrap_or_else(|panic| Err(ExecutorError::Aborted { reason: panic_message(panic.as_ref()) }));
         match result {
-            Ok(outcome) => {
+            Err(panic) => {
+                let reason = panic_message(panic.as_ref());
+                error!(instance = %target.instance_id, activity = name, task_id, attempt, reason, "activity given back");
+                Err(GiveBackReason::Failed { reason })
+            }
+            Ok(Ok(outcome)) => {
                 let event = HistoryEvent::message(self.clock.now(), response(task_id, outcome));
                 debug!(instance = %target.instance_id, activity = name, task_id, result = event.name(), "activity ended");
-                Some(TaskMessage::new(event, target))
+                Ok(TaskMessage::new(event, target))
             }
-            Err(error) => {
+            Ok(Err(ExecutorError::Missing { name, version })) => {
+                if self.gave_back.is_due(KIND, &name, self.clock.now()) {
+                    warn!(
+                        instance = %target.instance_id, activity = name, version, attempt,
+                        "no such activity here, its requests are given back for other workers"
+                    );
+                }
+                Err(GiveBackReason::UnknownFunction { name })
+            }
+            Ok(Err(error)) => {
                 warn!(instance = %target.instance_id, task_id, attempt, %error, "activity given back");
-                None
+                Err(GiveBackReason::Interrupted)
             }
         }
     }
@@ -122,18 +139,24 @@ impl ActivityWork {
 
     async fn complete(&self, token: LockToken, response: TaskMessage) -> Processed {
         let instance = response.target.instance_id.clone();
+        let failed = matches!(response.event.kind, EventKind::TaskFailed { .. });
         match self.service.complete_activity(token, response).await {
-            Ok(()) => Processed::Ok,
+            Ok(()) => {
+                self.gave_back.metrics.ended(KIND, if failed { "failed" } else { "completed" });
+                Processed::Ok
+            }
             Err(error) => {
                 warn!(%instance, error = error.chain(), "cannot send an activity's response, it will run again");
-                self.abandon(token).await;
+                let reason = reason_of(&error);
+                self.gave_back.count(KIND, &reason);
+                self.give_back(token, reason).await;
                 Processed::ServiceFailed
             }
         }
     }
 
-    async fn abandon(&self, token: LockToken) {
-        if let Err(error) = self.service.abandon_activity(token).await {
+    async fn give_back(&self, token: LockToken, reason: GiveBackReason) {
+        if let Err(error) = self.service.give_back_activity(token, reason).await {
             warn!(error = error.chain(), "cannot give an activity back, it returns when its lock ends");
         }
     }

@@ -41,7 +41,9 @@ mod backoff;
 mod context;
 mod dispatcher;
 mod executor;
+mod give_back;
 mod lifecycle;
+mod metrics;
 mod orchestration;
 mod registry;
 pub mod samples;
@@ -54,6 +56,7 @@ pub use executor::{
     OrchestrationSession,
 };
 pub use lifecycle::{WorkerHandle, WorkerState};
+pub use metrics::{WorkItemLabels, WorkerMetrics};
 pub use registry::{ActivityError, DuplicateRegistration};
 pub use settings::{ErrorPropagationMode, WorkerSettings};
 pub use worker::{Worker, WorkerBuilder};

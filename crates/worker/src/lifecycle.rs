@@ -3,6 +3,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::WorkerMetrics;
+
 /// What is left of a shutdown's time after running work was told to give up: enough to put its messages
 /// back.
 pub(crate) const ABANDON_GRACE: Duration = Duration::from_secs(2);
@@ -25,6 +27,7 @@ pub enum WorkerState {
 pub struct WorkerHandle {
     pub(crate) shutdown: CancellationToken,
     pub(crate) state: watch::Receiver<WorkerState>,
+    pub(crate) metrics: WorkerMetrics,
 }
 
 impl WorkerHandle {
@@ -36,6 +39,11 @@ impl WorkerHandle {
     /// Where the worker is now.
     pub fn state(&self) -> WorkerState {
         *self.state.borrow()
+    }
+
+    /// What the worker counts.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
     }
 
     /// Waits until the worker is in `state` or past it. A worker dropped without having run counts as

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::FutureExt;
 use taskhub_core::{
-    Clock, EpisodeCommit, ErrorKind, IdSource, InstanceId, LockToken, OrchestrationService,
-    OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp,
+    Clock, EpisodeCommit, ErrorKind, GiveBackReason, IdSource, InstanceId, LockToken, OrchestrationService,
+    OrchestrationStatus, OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp,
 };
 use taskhub_replay::{Episode, EpisodeError, EpisodeOutcome, EpisodeSettings, EpisodeStep, RuntimeState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,9 +16,13 @@ use tracing::{debug, error, info, warn};
 
 use crate::dispatcher::{Processed, WorkKind, renewing};
 use crate::executor::{OrchestrationExecutor, OrchestrationSession};
+use crate::give_back::{GaveBack, reason_of};
 use crate::lifecycle::Lifecycle;
 use crate::registry::panic_message;
 use crate::settings::WorkerSettings;
+
+const KIND: &str = "orchestration";
+const ENTITY: &str = "entity";
 
 pub(crate) struct OrchestrationWork {
     service: Arc<dyn OrchestrationService>,
@@ -27,6 +31,7 @@ pub(crate) struct OrchestrationWork {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     life: Lifecycle,
+    gave_back: Arc<GaveBack>,
     /// Slots of extended sessions; none when they are off.
     sessions: Arc<Semaphore>,
 }
@@ -54,7 +59,7 @@ impl WorkKind for OrchestrationWork {
     type Item = OrchestrationWorkItem;
 
     fn name(&self) -> &'static str {
-        "orchestration"
+        KIND
     }
 
     async fn fetch(&self, timeout: Duration) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
@@ -69,7 +74,7 @@ impl WorkKind for OrchestrationWork {
     }
 
     async fn put_back(&self, item: OrchestrationWorkItem) {
-        self.abandon(item.token).await;
+        self.abandon(item.token, GiveBackReason::Interrupted).await;
         self.service.release_orchestration(item.token).await;
     }
 }
@@ -82,9 +87,19 @@ impl OrchestrationWork {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
         life: Lifecycle,
+        gave_back: Arc<GaveBack>,
     ) -> Self {
         let sessions = Arc::new(Semaphore::new(settings.max_extended_sessions()));
-        Self { service, executor, settings: settings.episode_settings(), clock, ids, life, sessions }
+        Self {
+            service,
+            executor,
+            settings: settings.episode_settings(),
+            clock,
+            ids,
+            life,
+            gave_back,
+            sessions,
+        }
     }
 
     /// One work item and, in an extended session, those that follow it for the same instance.
@@ -92,14 +107,14 @@ impl OrchestrationWork {
         let OrchestrationWorkItem { token, instance, history, mut messages, locked_until, attempt } = item;
         let instance_id = instance.instance_id.clone();
         if instance_id.is_entity() {
-            warn!(instance = %instance_id, "this worker does not run entities, messages given back");
-            return self.give_back(token, Processed::Ok).await;
+            return self.give_back_entity(token, &instance_id).await;
         }
         let state = match RuntimeState::from_history(history) {
             Ok(state) => state,
             Err(error) => {
                 error!(instance = %instance_id, attempt, %error, "history cannot be used, messages given back");
-                return self.give_back(token, Processed::Ok).await;
+                let reason = GiveBackReason::Failed { reason: error.to_string() };
+                return self.give_back(token, reason, Processed::Ok).await;
             }
         };
         let session = self.executor.open(&instance);
@@ -137,7 +152,8 @@ impl OrchestrationWork {
             result = renewing(self.clock.as_ref(), locked_until, renew, run) => result,
             () = self.life.give_up.cancelled() => {
                 warn!(instance = %instance_id, "episode did not end before the shutdown");
-                return Next::GivenBack(self.give_back(token, Processed::Ok).await);
+                let stopped = GiveBackReason::Interrupted;
+                return Next::GivenBack(self.give_back(token, stopped, Processed::Ok).await);
             }
         };
         let result = result.unwrap_or_else(|panic| {
@@ -152,15 +168,25 @@ impl OrchestrationWork {
             Ok((EpisodeOutcome::Discard, _)) => {
                 debug!(instance = %instance_id, "stale messages discarded");
                 let discarded = self.service.discard_orchestration(token).await;
+                if discarded.is_ok() {
+                    self.gave_back.metrics.ended(KIND, "discarded");
+                }
                 self.stored(token, instance_id, discarded, true).await
             }
             Ok((EpisodeOutcome::Reject { version }, _)) => {
-                warn!(instance = %instance_id, version, "instance of another version, messages given back");
-                Next::GivenBack(self.give_back(token, Processed::Ok).await)
+                let name = state.started().map(|s| s.name.clone()).unwrap_or_default();
+                if self.gave_back.is_due(KIND, &format!("{name} {version}"), self.clock.now()) {
+                    warn!(
+                        instance = %instance_id, orchestrator = name, version,
+                        "instance of another version, messages given back for other workers"
+                    );
+                }
+                let reason = GiveBackReason::UnknownFunction { name };
+                Next::GivenBack(self.give_back(token, reason, Processed::Ok).await)
             }
             Err(error) => {
-                let processed = report(&error, instance_id, *attempt);
-                Next::GivenBack(self.give_back(token, processed).await)
+                let (reason, processed) = self.report(error, instance_id, *attempt);
+                Next::GivenBack(self.give_back(token, reason, processed).await)
             }
         }
     }
@@ -202,7 +228,11 @@ impl OrchestrationWork {
             timers = commit.timer_messages.len(),
             "episode ended"
         );
+        let failed = commit.status == OrchestrationStatus::Failed;
         let stored = self.service.complete_orchestration(token, commit).await;
+        if stored.is_ok() {
+            self.gave_back.metrics.ended(KIND, if failed { "failed" } else { "completed" });
+        }
         self.stored(token, instance_id, stored, resumable).await
     }
 
@@ -221,41 +251,67 @@ impl OrchestrationWork {
             warn!(instance = %instance_id, error = error.chain(), "cannot store an episode, it will run again");
             Processed::ServiceFailed
         };
-        Next::GivenBack(self.give_back(token, processed).await)
+        Next::GivenBack(self.give_back(token, reason_of(&error), processed).await)
     }
 
-    async fn give_back(&self, token: LockToken, processed: Processed) -> Processed {
-        self.abandon(token).await;
+    async fn give_back_entity(&self, token: LockToken, instance_id: &InstanceId) -> Processed {
+        let name = instance_id.as_str().split('@').nth(1).unwrap_or_default().to_owned();
+        if self.gave_back.is_due(ENTITY, &name, self.clock.now()) {
+            warn!(instance = %instance_id, "this worker does not run entities, messages given back");
+        }
+        let reason = GiveBackReason::UnknownFunction { name };
+        self.gave_back.count(ENTITY, &reason);
+        self.abandon(token, reason).await;
+        Processed::Ok
+    }
+
+    async fn give_back(&self, token: LockToken, reason: GiveBackReason, processed: Processed) -> Processed {
+        self.gave_back.count(KIND, &reason);
+        self.abandon(token, reason).await;
         processed
     }
 
-    async fn abandon(&self, token: LockToken) {
-        if let Err(error) = self.service.abandon_orchestration(token).await {
+    async fn abandon(&self, token: LockToken, reason: GiveBackReason) {
+        if let Err(error) = self.service.give_back_orchestration(token, reason).await {
             warn!(error = error.chain(), "cannot give messages back, they return when their lock ends");
         }
     }
-}
 
-/// Logs why an episode did not end.
-///
-/// Messages that nobody can handle come back with growing delays for ever; the instance is not failed,
-/// because a worker that can may appear.
-///
-/// Differs: DTFx also stops receiving for 10 s. The backend's delay for these messages is enough, other
-/// instances need not wait.
-fn report(error: &EpisodeError, instance_id: &InstanceId, attempt: u32) -> Processed {
-    match error {
-        EpisodeError::Aborted { .. } => {
-            debug!(instance = %instance_id, attempt, %error, "messages given back")
+    /// Logs why an episode did not end.
+    ///
+    /// Messages that nobody can handle come back for ever, with delays that grow to a limit; the instance is
+    /// not failed, because a worker that can may appear.
+    ///
+    /// Differs: DTFx also stops receiving for 10 s. The backend's delay for these messages is enough, other
+    /// instances need not wait.
+    fn report(
+        &self,
+        error: EpisodeError,
+        instance_id: &InstanceId,
+        attempt: u32,
+    ) -> (GiveBackReason, Processed) {
+        match error {
+            EpisodeError::Aborted { .. } => {
+                debug!(instance = %instance_id, attempt, %error, "messages given back");
+                (GiveBackReason::Interrupted, Processed::Ok)
+            }
+            EpisodeError::NotRegistered { name, version } => {
+                if self.gave_back.is_due(KIND, &name, self.clock.now()) {
+                    warn!(
+                        instance = %instance_id, orchestrator = name, version, attempt,
+                        "no such orchestrator here, messages given back for other workers"
+                    );
+                }
+                (GiveBackReason::UnknownFunction { name }, Processed::Ok)
+            }
+            EpisodeError::Executor { ref source, .. } => {
+                error!(instance = %instance_id, attempt, %error, %source, "messages given back");
+                (GiveBackReason::Failed { reason: format!("{error}: {source}") }, Processed::ServiceFailed)
+            }
+            _ => {
+                error!(instance = %instance_id, attempt, %error, "messages given back");
+                (GiveBackReason::Failed { reason: error.to_string() }, Processed::Ok)
+            }
         }
-        EpisodeError::NotRegistered { .. } => {
-            warn!(instance = %instance_id, attempt, %error, "messages given back");
-        }
-        EpisodeError::Executor { source, .. } => {
-            error!(instance = %instance_id, attempt, %error, %source, "messages given back");
-            return Processed::ServiceFailed;
-        }
-        _ => error!(instance = %instance_id, attempt, %error, "messages given back"),
     }
-    Processed::Ok
 }

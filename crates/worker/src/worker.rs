@@ -17,7 +17,9 @@ use crate::activity::ActivityWork;
 use crate::context::ActivityContext;
 use crate::dispatcher::dispatch;
 use crate::executor::{ActivityExecutor, OrchestrationExecutor};
+use crate::give_back::GaveBack;
 use crate::lifecycle::{ABANDON_GRACE, Lifecycle, WorkerHandle, WorkerState};
+use crate::metrics::WorkerMetrics;
 use crate::orchestration::OrchestrationWork;
 use crate::registry::{
     ActivityError, DuplicateRegistration, LocalActivities, LocalOrchestrations, LocalSource, Registry,
@@ -37,6 +39,7 @@ pub struct Worker {
     ids: Arc<dyn IdSource>,
     shutdown: CancellationToken,
     state: watch::Sender<WorkerState>,
+    metrics: WorkerMetrics,
 }
 
 impl Worker {
@@ -55,7 +58,16 @@ impl Worker {
 
     /// Watches and stops this worker, from now until after it has stopped.
     pub fn handle(&self) -> WorkerHandle {
-        WorkerHandle { shutdown: self.shutdown.clone(), state: self.state.subscribe() }
+        WorkerHandle {
+            shutdown: self.shutdown.clone(),
+            state: self.state.subscribe(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// What this worker counts.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
     }
 
     /// Starts the backend and works until `shutdown` (or the handle) says stop. Then nothing more is
@@ -111,6 +123,7 @@ impl Worker {
     }
 
     fn dispatchers(&self, life: &Lifecycle) -> JoinSet<()> {
+        let gave_back = Arc::new(GaveBack::new(self.metrics.clone()));
         let orchestrations = OrchestrationWork::new(
             self.service.clone(),
             self.orchestrations.clone(),
@@ -118,12 +131,14 @@ impl Worker {
             self.clock.clone(),
             self.ids.clone(),
             life.clone(),
+            gave_back.clone(),
         );
         let activities = ActivityWork {
             service: self.service.clone(),
             executor: self.activities.clone(),
             clock: self.clock.clone(),
             life: life.clone(),
+            gave_back,
         };
         let mut dispatchers = JoinSet::new();
         let limit = self.settings.max_concurrent_task_orchestration_work_items;
@@ -343,6 +358,7 @@ impl WorkerBuilder {
             ids: self.ids,
             shutdown: CancellationToken::new(),
             state: watch::Sender::new(WorkerState::Starting),
+            metrics: WorkerMetrics::default(),
         })
     }
 }

@@ -7,7 +7,7 @@ use taskhub_storage::{ErrorKind, QueueMessage};
 
 use crate::hub::Hub;
 use crate::large_messages::LargeMessages;
-use crate::message::{self, Decoded, MessageData};
+use crate::message::{self, DecodeError, Decoded, MessageData};
 use crate::queue::backoff::abandon_delay;
 use crate::queue::held::HeldMessage;
 
@@ -67,6 +67,10 @@ impl Receiver {
 
     async fn put_back_unreadable(&self, queue: &str, message: QueueMessage, error: &ServiceError) {
         let delay = abandon_delay(message.dequeue_count);
+        let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref());
+        if let Some(DecodeError::UnknownEventType { event_type }) = cause {
+            self.hub.metrics.unknown_event_type(event_type);
+        }
         tracing::error!(
             hub = %self.hub.name(),
             queue,

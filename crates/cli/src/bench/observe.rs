@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use taskhub_core::{
-    ActivityWorkItem, EpisodeCommit, InstanceId, LockToken, OrchestrationService, OrchestrationStatus,
-    OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp,
+    ActivityWorkItem, EpisodeCommit, GiveBackReason, InstanceId, LockToken, OrchestrationService,
+    OrchestrationStatus, OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -91,6 +91,14 @@ impl OrchestrationService for Observed {
         self.service.abandon_orchestration(token).await
     }
 
+    async fn give_back_orchestration(
+        &self,
+        token: LockToken,
+        reason: GiveBackReason,
+    ) -> Result<(), ServiceError> {
+        self.service.give_back_orchestration(token, reason).await
+    }
+
     async fn next_session_messages(
         &self,
         token: LockToken,
@@ -116,5 +124,9 @@ impl OrchestrationService for Observed {
 
     async fn abandon_activity(&self, token: LockToken) -> Result<(), ServiceError> {
         self.service.abandon_activity(token).await
+    }
+
+    async fn give_back_activity(&self, token: LockToken, reason: GiveBackReason) -> Result<(), ServiceError> {
+        self.service.give_back_activity(token, reason).await
     }
 }
