@@ -33,8 +33,10 @@ const INCOMPLETE_INTERVAL: Duration = Duration::from_secs(1);
 pub enum PartitionManagerKind {
     /// Rows of the Partitions table, the default of provider 2.x.
     Table,
-    /// Lease blobs, of the safe or the legacy manager.
-    Blob,
+    /// Two lease blobs per partition, the default of provider 1.x.
+    Safe,
+    /// One lease blob per partition.
+    Legacy,
 }
 
 /// What a hub's resources tell of it.
@@ -219,7 +221,7 @@ impl Hub {
             })?;
         Ok(Detected::Complete(HubLayout {
             partition_count: count as u32,
-            manager: PartitionManagerKind::Blob,
+            manager: PartitionManagerKind::Safe,
         }))
     }
 

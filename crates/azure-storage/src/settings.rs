@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use taskhub_core::{TaskHubName, WorkerId};
 
+use crate::hub::PartitionManagerKind;
 use crate::message::MessageEncoding;
 
 /// Settings of a hub, a worker and a client, with DTFx's names and defaults.
@@ -15,6 +16,12 @@ pub struct AzureStorageSettings {
     ///
     /// Differs: DTFx never compares the number with the hub's; here a mismatch is an error.
     pub partition_count: Option<u32>,
+    /// Who distributes the partitions. `None` takes what the hub has and creates a new hub with the table
+    /// manager; what contradicts the hub is an error.
+    pub partition_manager: Option<PartitionManagerKind>,
+    /// Runs with [`AzureStorageSettings::partition_manager`] although the hub has another one, or although
+    /// another one's leases are held at this moment.
+    pub force_partition_manager: bool,
     /// Text form of messages this process writes.
     pub queue_client_message_encoding: MessageEncoding,
     /// Identity in the lease records; must be unique per process.
@@ -83,6 +90,8 @@ impl AzureStorageSettings {
         Self {
             task_hub_name,
             partition_count: None,
+            partition_manager: None,
+            force_partition_manager: false,
             queue_client_message_encoding: MessageEncoding::default(),
             worker_id: worker_id.into(),
             app_name: String::new(),

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::hub::Hub;
 use crate::message;
-use crate::partition::manager::PartitionOwner;
+use crate::partition::owner::PartitionOwner;
 use crate::queue::control::ControlQueue;
 use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
@@ -145,7 +145,7 @@ pub(crate) struct Owner(pub(crate) Arc<Shared>);
 
 #[async_trait]
 impl PartitionOwner for Owner {
-    fn receive(&self, partition: PartitionId, lease_until: Timestamp) {
+    fn receive(&self, partition: PartitionId, lease_until: Instant) {
         let shared = &self.0;
         if shared.stopping.is_cancelled() {
             return;
@@ -170,6 +170,24 @@ impl PartitionOwner for Owner {
             .queues()
             .get(&partition)
             .is_some_and(|(queue, task)| !queue.stop.is_cancelled() && !task.is_finished())
+    }
+
+    fn is_live(&self, partition: PartitionId) -> bool {
+        self.is_receiving(partition)
+    }
+
+    fn restart(&self, partition: PartitionId) {
+        let shared = &self.0;
+        if shared.stopping.is_cancelled() {
+            return;
+        }
+        let mut queues = shared.queues();
+        let Some((queue, task)) = queues.get(&partition) else { return };
+        queue.stop.cancel();
+        task.abort();
+        let queue = ControlQueue::new(partition, queue.lease_until());
+        let task = tokio::spawn(queue.clone().run(shared.clone()));
+        queues.insert(partition, (queue, task));
     }
 
     fn stop_receiving(&self, partition: PartitionId) {

@@ -34,7 +34,8 @@ pub(crate) async fn run(
 fn manager(kind: PartitionManagerKind) -> &'static str {
     match kind {
         PartitionManagerKind::Table => "table",
-        PartitionManagerKind::Blob => "blob",
+        PartitionManagerKind::Safe => "safe",
+        PartitionManagerKind::Legacy => "legacy",
     }
 }
 

@@ -1,18 +1,20 @@
 //! The table partition manager's loop: reads the rows, carries out the decisions of [`super::table`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use taskhub_core::{PartitionId, ServiceError, Timestamp, WorkerId};
+use taskhub_core::{PartitionId, ServiceError, WorkerId};
 use taskhub_storage::{Condition, ErrorKind, TableOperation};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
 use crate::partition::app_lease::AppLease;
+use crate::partition::owner::PartitionOwner;
 use crate::partition::table::{self, Asker, Drain, Local, PartitionLease, Step};
 
 /// Interval while a hand-over is under way. Source: Azure/durabletask, `TablePartitionManager` (1 s).
@@ -23,30 +25,29 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Failed looks in a row that are repeated at once. Source: `TablePartitionManager` (10).
 const QUICK_RETRIES: u32 = 10;
 
-/// What the manager does with queues.
-#[async_trait::async_trait]
-pub(crate) trait PartitionOwner: Send + Sync + 'static {
-    /// Receive from the partition's queue, as long as `lease_until` is not past.
-    fn receive(&self, partition: PartitionId, lease_until: Timestamp);
-    /// Whether the partition's queue is being received from.
-    fn is_receiving(&self, partition: PartitionId) -> bool;
-    /// Stop receiving from the partition's queue at once.
-    fn stop_receiving(&self, partition: PartitionId);
-    /// Stop receiving, give back what nobody works on, and wait until no session is active.
-    async fn drain(&self, partition: PartitionId);
-}
-
 /// Acquires, balances, renews and hands back partitions of one worker.
 pub(crate) struct PartitionManager {
     hub: Hub,
     owner: Arc<dyn PartitionOwner>,
     drains: BTreeMap<PartitionId, JoinHandle<()>>,
+    /// Partitions that are to be received from.
+    assigned: BTreeSet<PartitionId>,
+    /// Partitions let go because their receive loop did not come to life, and until when they are left to
+    /// others.
+    shunned: BTreeMap<PartitionId, Instant>,
     app_lease_held: Arc<AtomicBool>,
 }
 
 impl PartitionManager {
     pub(crate) fn new(hub: Hub, owner: Arc<dyn PartitionOwner>) -> Self {
-        Self { hub, owner, drains: BTreeMap::new(), app_lease_held: Arc::default() }
+        Self {
+            hub,
+            owner,
+            drains: BTreeMap::new(),
+            assigned: BTreeSet::new(),
+            shunned: BTreeMap::new(),
+            app_lease_held: Arc::default(),
+        }
     }
 
     /// Runs until `stop`, then hands all partitions back; `force` ends that early.
@@ -151,6 +152,7 @@ impl PartitionManager {
 
     async fn iterate(&mut self, shutting_down: bool) -> Result<Iteration, ServiceError> {
         let rows = self.bounded(self.hub.partition_rows()).await?.unwrap_or_default();
+        let renewed_at = Instant::now();
         let mut counts_for: Vec<Option<WorkerId>> = vec![None; rows.len()];
         let mut steps = Vec::new();
         for (at, row) in rows.iter().enumerate() {
@@ -179,7 +181,7 @@ impl PartitionManager {
         for ((at, partition, step), written) in steps.into_iter().zip(written) {
             match written {
                 Ok(Some(row)) => {
-                    self.after_write(partition, &step);
+                    self.after_write(partition, &step, renewed_at);
                     after[at] = row;
                 }
                 Ok(None) => lost = true,
@@ -224,32 +226,54 @@ impl PartitionManager {
             Some(task) if task.is_finished() => Drain::Finished,
             Some(_) => Drain::Running,
         };
-        Local { receiving: self.owner.is_receiving(partition), drain }
+        Local {
+            receiving: self.owner.is_receiving(partition),
+            stalled: self.assigned.contains(&partition) && !self.owner.is_live(partition),
+            shunned: self.shunned.get(&partition).is_some_and(|until| Instant::now() < *until),
+            drain,
+        }
     }
 
     /// Stops before the row is given away.
     fn before_write(&mut self, partition: PartitionId, row: &PartitionLease, step: &Step) {
-        if step.stop_receiving {
+        if step.restart {
             tracing::warn!(
-                hub = %self.hub.name(), queue = row.queue, owner = ?row.current_owner,
-                "another worker owns the queue now"
+                hub = %self.hub.name(), queue = row.queue,
+                "the receive loop makes no progress; starting another and not renewing the lease"
             );
+            self.owner.restart(partition);
+        }
+        if step.stop_receiving {
+            if row.current_owner.as_ref() == Some(&self.hub.settings.worker_id) {
+                tracing::error!(
+                    hub = %self.hub.name(), queue = row.queue, "the receive loop is dead; leaving the queue to others"
+                );
+                self.shunned.insert(partition, Instant::now() + self.hub.settings.lease_interval);
+            } else {
+                tracing::warn!(
+                    hub = %self.hub.name(), queue = row.queue, owner = ?row.current_owner,
+                    "another worker owns the queue now"
+                );
+            }
+            self.assigned.remove(&partition);
             self.owner.stop_receiving(partition);
         }
         if step.begin_drain {
+            self.assigned.remove(&partition);
             let owner = self.owner.clone();
             self.drains.insert(partition, tokio::spawn(async move { owner.drain(partition).await }));
         }
     }
 
     /// Receives only once the row is ours.
-    fn after_write(&mut self, partition: PartitionId, step: &Step) {
+    /// The deadline counts from before the row was written.
+    fn after_write(&mut self, partition: PartitionId, step: &Step, renewed_at: Instant) {
         if step.lease.current_owner.is_none() || step.receive {
             self.drains.remove(&partition);
         }
         if step.receive {
-            let lease_until = step.lease.expires_at.unwrap_or(Timestamp::MIN);
-            self.owner.receive(partition, lease_until);
+            self.assigned.insert(partition);
+            self.owner.receive(partition, renewed_at + self.hub.settings.lease_interval);
         }
     }
 

@@ -103,6 +103,10 @@ pub(crate) enum Drain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Local {
     pub(crate) receiving: bool,
+    /// The queue should be received from, but its receive loop has ended or makes no progress.
+    pub(crate) stalled: bool,
+    /// The lease was let go because of that a moment ago: leave the partition to others.
+    pub(crate) shunned: bool,
     pub(crate) drain: Drain,
 }
 
@@ -124,6 +128,8 @@ pub(crate) struct Step {
     pub(crate) changed: bool,
     /// Stop receiving at once: somebody else owns the queue.
     pub(crate) stop_receiving: bool,
+    /// Put a new receive loop in the place of one that is not live.
+    pub(crate) restart: bool,
     /// Begin to drain: stop receiving and let sessions finish.
     pub(crate) begin_drain: bool,
     /// Receive once the row is written.
@@ -147,6 +153,7 @@ pub(crate) fn step(row: &PartitionLease, local: Local, asker: &Asker) -> Step {
         lease: row.clone(),
         changed: false,
         stop_receiving: local.receiving && !mine(&row.current_owner),
+        restart: false,
         begin_drain: false,
         receive: false,
         hurry: false,
@@ -167,7 +174,9 @@ pub(crate) fn step(row: &PartitionLease, local: Local, asker: &Asker) -> Step {
         let unowned = lease.current_owner.is_none() && lease.next_owner.is_none();
         let handed_to_me = lease.current_owner.is_none() && mine(&lease.next_owner);
         let was_mine = mine(&lease.current_owner);
-        if unowned || handed_to_me || (lease.is_expired(now) && !was_mine) {
+        if local.shunned && !(handed_to_me || was_mine) {
+            // Somebody else may have more luck with it.
+        } else if unowned || handed_to_me || (lease.is_expired(now) && !was_mine) {
             lease.current_owner = Some(me.clone());
             lease.next_owner = None;
             lease.owned_since = Some(now);
@@ -177,6 +186,13 @@ pub(crate) fn step(row: &PartitionLease, local: Local, asker: &Asker) -> Step {
             if lease.next_owner.is_none() {
                 // An own row that says draining without anybody waiting is left over from a stop that
                 // did not finish: take it up again.
+                if was_mine && (local.stalled || local.shunned) {
+                    // Not renewed: if the new loop does not come to life, another worker gets the queue.
+                    out.counts_for = Some(me);
+                    out.restart = local.stalled && !lease.is_expired(now);
+                    out.stop_receiving |= local.stalled && lease.is_expired(now);
+                    return out;
+                }
                 lease.is_draining = false;
                 out.receive = true;
                 out.counts_for = Some(me.clone());
@@ -280,8 +296,8 @@ mod tests {
         }
     }
 
-    const IDLE: Local = Local { receiving: false, drain: Drain::Idle };
-    const RECEIVING: Local = Local { receiving: true, drain: Drain::Idle };
+    const IDLE: Local = Local { receiving: false, stalled: false, shunned: false, drain: Drain::Idle };
+    const RECEIVING: Local = Local { receiving: true, ..IDLE };
 
     #[test]
     fn a_free_row_is_claimed_and_renewed_at_once() {
@@ -314,6 +330,21 @@ mod tests {
     }
 
     #[test]
+    fn a_row_whose_receive_loop_is_dead_is_not_renewed_and_let_go_in_the_end() {
+        let stalled = Local { stalled: true, ..RECEIVING };
+        let first = step(&owned("a"), stalled, &asker("a", 10));
+        assert!(!first.changed && first.restart && !first.receive && !first.stop_receiving);
+        let revived = step(&owned("a"), RECEIVING, &asker("a", 20));
+        assert!(revived.changed && revived.receive && !revived.restart);
+        let last = step(&owned("a"), stalled, &asker("a", 30));
+        assert!(!last.changed && last.stop_receiving && !last.restart);
+        let shunned = Local { shunned: true, ..IDLE };
+        assert!(!step(&owned("a"), shunned, &asker("a", 40)).changed);
+        assert!(!step(&PartitionLease::free("hub-control-00"), shunned, &asker("a", 40)).changed);
+        assert!(step(&owned("a"), IDLE, &asker("b", 40)).receive, "another worker takes it");
+    }
+
+    #[test]
     fn whoever_lost_the_row_stops_receiving_at_once() {
         assert!(step(&owned("b"), RECEIVING, &asker("a", 10)).stop_receiving);
     }
@@ -324,10 +355,10 @@ mod tests {
         row.next_owner = Some("b".into());
         let begun = step(&row, RECEIVING, &asker("a", 10));
         assert!(begun.begin_drain && begun.lease.is_draining && begun.hurry && !begun.receive);
-        let running = Local { receiving: false, drain: Drain::Running };
+        let running = Local { drain: Drain::Running, ..IDLE };
         let waiting = step(&begun.lease, running, &asker("a", 11));
         assert!(waiting.lease.current_owner.is_some() && !waiting.begin_drain);
-        let finished = Local { receiving: false, drain: Drain::Finished };
+        let finished = Local { drain: Drain::Finished, ..IDLE };
         let released = step(&waiting.lease, finished, &asker("a", 12));
         assert_eq!(released.lease.current_owner, None);
         assert_eq!(released.lease.next_owner, Some("b".into()));
@@ -347,7 +378,7 @@ mod tests {
         let stolen = step(&begun.lease, IDLE, &asker("b", 11));
         assert_eq!(stolen.lease.next_owner, Some("b".into()));
         assert!(stolen.hurry && !stolen.receive, "not before the owner has let go");
-        let finished = Local { receiving: false, drain: Drain::Finished };
+        let finished = Local { drain: Drain::Finished, ..IDLE };
         let released = step(&begun.lease, finished, &down);
         assert_eq!((released.lease.current_owner, released.lease.is_draining), (None, false));
         assert!(released.lease.expires_at.is_some());

@@ -1,7 +1,6 @@
 //! Receiving from one control queue, for as long as this worker owns it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,18 +30,18 @@ pub(crate) struct ControlQueue {
     pub(crate) bell: Arc<Notify>,
     /// Cancelled to stop receiving.
     pub(crate) stop: CancellationToken,
-    lease_until: Arc<AtomicI64>,
+    lease_until: Arc<Mutex<Instant>>,
     alarms: Arc<Mutex<BTreeSet<Timestamp>>>,
     alarm_set: Arc<Notify>,
 }
 
 impl ControlQueue {
-    pub(crate) fn new(partition: PartitionId, lease_until: Timestamp) -> Self {
+    pub(crate) fn new(partition: PartitionId, lease_until: Instant) -> Self {
         Self {
             partition,
             bell: Arc::new(Notify::new()),
             stop: CancellationToken::new(),
-            lease_until: Arc::new(AtomicI64::new(lease_until.ticks())),
+            lease_until: Arc::new(Mutex::new(lease_until)),
             alarms: Arc::default(),
             alarm_set: Arc::default(),
         }
@@ -107,8 +106,13 @@ impl ControlQueue {
     }
 
     /// The lease has been renewed.
-    pub(crate) fn renewed(&self, lease_until: Timestamp) {
-        self.lease_until.store(lease_until.ticks(), Ordering::Relaxed);
+    pub(crate) fn renewed(&self, lease_until: Instant) {
+        *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner) = lease_until;
+    }
+
+    /// Until when the queue is this worker's, by its own monotonic clock.
+    pub(crate) fn lease_until(&self) -> Instant {
+        *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Receives until stopped. A receive that is under way is always waited for: its messages would
@@ -124,8 +128,7 @@ impl ControlQueue {
         while !self.stop.is_cancelled() {
             let rung = self.bell.notified();
             let mut wait = Duration::ZERO;
-            let lease_until = Timestamp::from_ticks(self.lease_until.load(Ordering::Relaxed));
-            let expired = shared.hub.clock.now() >= lease_until;
+            let expired = Instant::now() >= self.lease_until();
             let full = shared.sessions.held_count() >= settings.control_queue_buffer_threshold;
             if expired || full {
                 wait = PAUSE_INTERVAL;
