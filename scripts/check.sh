@@ -31,18 +31,21 @@ never() { # PACKAGE PATTERN [OPTION...]
 
 # The arrows of docs/ARCHITECTURE.md, as far as cargo knows them.
 direction() {
-  local ok=0 above='taskhub-(azure-storage|client|worker|cli|http-api|sidecar|testkit)|azurite-tests'
+  local ok=0 above='taskhub(-(azure-storage|client|worker|cli|http|sidecar|testkit))?|azurite-tests'
   # The vocabulary: no I/O, no runtime, no wire format.
   never taskhub-core 'tokio.*|reqwest|azure_.*|serde|serde_derive|serde_json|taskhub-(storage|replay).*|'"$above" || ok=1
   # Replay is pure.
   never taskhub-replay 'tokio.*|reqwest|azure_.*|taskhub-storage|'"$above" || ok=1
   # Storage knows nothing of task hubs, the layout nothing of what runs on it.
   never taskhub-storage "taskhub-replay|$above" || ok=1
-  never taskhub-azure-storage 'taskhub-(replay|client|worker|cli|http-api|sidecar|testkit)|azurite-tests' || ok=1
+  never taskhub-azure-storage 'taskhub(-(replay|client|worker|cli|http|sidecar|testkit))?|azurite-tests' || ok=1
   # Workers and clients see a backend only through the traits of core.
-  never taskhub-worker 'reqwest|azure_.*|taskhub-(storage|azure-storage|client|cli|http-api|sidecar|testkit)' || ok=1
-  never taskhub-client 'reqwest|azure_.*|taskhub-(storage|azure-storage|worker|cli|http-api|sidecar|testkit)' || ok=1
-  # Test support stays out of the program.
+  never taskhub-worker 'reqwest|azure_.*|taskhub(-(storage|azure-storage|client|cli|http|sidecar|testkit))?' || ok=1
+  never taskhub-client 'reqwest|azure_.*|taskhub(-(storage|azure-storage|worker|cli|http|sidecar|testkit))?' || ok=1
+  # Endpoints are told what to tell.
+  never taskhub-http 'reqwest|azure_.*|taskhub(-(storage|azure-storage|cli|sidecar|testkit))?' || ok=1
+  # Test support stays out of programs.
+  never taskhub 'taskhub-(cli|testkit)|azurite-tests|proptest|clap' || ok=1
   never taskhub-cli 'taskhub-testkit|azurite-tests|proptest' || ok=1
   # One TLS stack, with every feature.
   never taskhub-cli 'openssl.*|native-tls' --all-features || ok=1

@@ -2,6 +2,7 @@
 
 mod bench;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -122,6 +123,8 @@ pub enum Command {
     Hub(HubCommand),
     /// Run a worker until it is told to stop (Ctrl-C, SIGTERM or SIGHUP)
     Worker(WorkerArgs),
+    /// Ask the health endpoint of a worker; exit code 1 when it does not answer with a success
+    Healthcheck(HealthcheckArgs),
     /// Show what a task hub does, on the embedded store or on a storage emulator
     Demo(DemoArgs),
     /// Measure replay, codec, throughput and requests; nothing is left behind
@@ -302,6 +305,9 @@ pub struct WorkerArgs {
     /// Register the sample orchestrations and activities
     #[arg(long)]
     pub samples: bool,
+    /// Answer /livez, /readyz and /metrics here, as in 0.0.0.0:8080 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT", env = taskhub::HEALTH_LISTEN_VARIABLE)]
+    pub health_listen: Option<SocketAddr>,
     /// Identity in the lease records, unique per process [default: made from host name, process and chance]
     #[arg(long, value_name = "ID")]
     pub worker_id: Option<String>,
@@ -314,6 +320,17 @@ pub struct WorkerArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the type says it")]
     pub create: CreateArgs,
+}
+
+/// Options of `healthcheck`.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Endpoint to ask, plain http [default: /livez at the address in TASKHUB_HEALTH_LISTEN]
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
+    /// Seconds to wait for the answer
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
+    pub timeout: Duration,
 }
 
 /// Options of `demo`.

@@ -139,33 +139,12 @@ fn settings(host: &HostJson, hub: TaskHubName, worker_id: WorkerId) -> AzureStor
     settings
 }
 
-/// `{host}-{process}-{8 hex digits}`.
-///
-/// Differs: DTFx takes the machine name alone, so that two workers of one machine believe to own the same
-/// partitions.
-pub(crate) fn worker_id() -> WorkerId {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("COMPUTERNAME").ok())
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .unwrap_or_default();
-    let host: String = host.trim().chars().filter(|c| !c.is_control()).take(60).collect();
-    let host = if host.is_empty() { "worker" } else { &host };
-    let chance = &RandomIds.guid().simple().to_string()[..8];
-    WorkerId::new(format!("{host}-{}-{chance}", std::process::id()))
-}
+pub(crate) use taskhub::unique_worker_id as worker_id;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::args::ConnectionString;
-
-    #[test]
-    fn worker_ids_differ_within_one_process() {
-        let (a, b) = (worker_id(), worker_id());
-        assert_ne!(a, b);
-        assert!(a.as_str().contains(&format!("-{}-", std::process::id())), "{a}");
-    }
 
     #[test]
     fn bad_connection_strings_are_errors_without_their_text() {

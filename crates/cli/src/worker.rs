@@ -1,14 +1,16 @@
 //! `worker`.
 
 use anyhow::{Context, Result, bail};
+use taskhub::Signals;
 use taskhub_core::WorkerId;
+use taskhub_http::{Health, Server, health};
 use taskhub_worker::samples::{self, SampleOptions};
 use taskhub_worker::{Worker, WorkerSettings, WorkerState};
 
 use crate::args::{CommonArgs, WorkerArgs};
 use crate::config::{Environment, HostJson, HubConfig};
 use crate::console::Console;
-use crate::{Exit, activity_log, shutdown, wire};
+use crate::{Exit, activity_log, wire};
 
 /// Runs a worker with the sample functions until it is told to stop.
 pub(crate) async fn run(
@@ -20,7 +22,7 @@ pub(crate) async fn run(
     if !args.samples {
         bail!(
             "this program has no functions but the samples; add --samples, or write a worker with the \
-             package taskhub-worker"
+             package taskhub: examples/my-worker shows how"
         );
     }
     let config = HubConfig::load(common, environment, console)?;
@@ -32,7 +34,30 @@ pub(crate) async fn run(
     let worker = samples::register(Worker::builder(wire::service(&hub)), options)
         .settings(WorkerSettings { drain_timeout: args.drain_timeout, ..settings(&config.host) })
         .build()?;
-    let signals = shutdown::on_signals()?;
+    let signals = taskhub::on_signals()?;
+    let handle = worker.handle();
+    let server = match args.health_listen {
+        Some(address) => Some(Server::start(address, health(Health::of(handle.clone()))).await?),
+        None => None,
+    };
+    if let Some(server) = &server {
+        console.note(&format!("Health endpoints at http://{}/livez, /readyz.", server.address()))?;
+    }
+    let ended = attend(worker, &worker_id, &config, signals, console).await;
+    if let Some(server) = server {
+        server.stop().await?;
+    }
+    ended
+}
+
+/// Tells how far the worker is, until it has ended.
+async fn attend(
+    worker: Worker,
+    worker_id: &WorkerId,
+    config: &HubConfig,
+    signals: Signals,
+    console: &mut Console,
+) -> Result<Exit> {
     let handle = worker.handle();
     let mut running = tokio::spawn(worker.run(signals.first.clone()));
     tokio::select! {

@@ -26,6 +26,7 @@ mod ids;
 mod instance;
 mod message;
 mod query;
+mod readiness;
 mod service;
 mod timestamp;
 
@@ -41,6 +42,7 @@ pub use instance::{
 };
 pub use message::TaskMessage;
 pub use query::{InstanceFetch, InstancePage, InstanceQuery, OrchestrationState, PurgeResult, StartOutcome};
+pub use readiness::{Readiness, ServiceStatus};
 pub use service::{
     ActivityWorkItem, EpisodeCommit, GiveBackReason, LockToken, OrchestrationService,
     OrchestrationServiceClient, OrchestrationWorkItem, StartRequest,

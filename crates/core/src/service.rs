@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use crate::{
     ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage, InstanceQuery, OrchestrationInstance,
-    OrchestrationState, OrchestrationStatus, PurgeResult, ServiceError, StartOutcome, Tags, TaskMessage,
-    Timestamp,
+    OrchestrationState, OrchestrationStatus, PurgeResult, ServiceError, ServiceStatus, StartOutcome, Tags,
+    TaskMessage, Timestamp,
 };
 
 /// Names a locked work item between lock and release. Valid in the process that got it.
@@ -156,6 +156,12 @@ pub trait OrchestrationService: Send + Sync {
     async fn give_back_activity(&self, token: LockToken, reason: GiveBackReason) -> Result<(), ServiceError> {
         let _ = reason;
         self.abandon_activity(token).await
+    }
+
+    /// How the backend sees itself now, without asking anybody. A backend that knows no reason why it could
+    /// not give work is ready.
+    fn status(&self) -> ServiceStatus {
+        ServiceStatus::default()
     }
 }
 

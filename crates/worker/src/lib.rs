@@ -63,7 +63,7 @@ pub use worker::{Worker, WorkerBuilder};
 
 pub use taskhub_core::{
     Clock, ErrorKind, ExecutionId, FailureDetails, IdSource, InstanceId, OrchestrationInstance,
-    OrchestrationService, ServiceError, Tags, Timestamp,
+    OrchestrationService, Readiness, ServiceError, ServiceStatus, Tags, Timestamp,
 };
 #[doc(no_inline)]
 pub use taskhub_replay::{

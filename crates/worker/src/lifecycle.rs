@@ -1,5 +1,8 @@
+use std::fmt;
+use std::sync::Weak;
 use std::time::Duration;
 
+use taskhub_core::{OrchestrationService, Readiness, ServiceStatus};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,11 +26,19 @@ pub enum WorkerState {
 }
 
 /// Watches and stops a running worker. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct WorkerHandle {
     pub(crate) shutdown: CancellationToken,
     pub(crate) state: watch::Receiver<WorkerState>,
     pub(crate) metrics: WorkerMetrics,
+    /// Not owned: a backend ends with its worker, whoever still watches.
+    pub(crate) service: Weak<dyn OrchestrationService>,
+}
+
+impl fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerHandle").field("state", &self.state()).finish_non_exhaustive()
+    }
 }
 
 impl WorkerHandle {
@@ -36,7 +47,8 @@ impl WorkerHandle {
         self.shutdown.cancel();
     }
 
-    /// Where the worker is now.
+    /// Where the worker is now. One that was dropped, or panicked, stays where it was; see
+    /// [`WorkerHandle::is_alive`].
     pub fn state(&self) -> WorkerState {
         *self.state.borrow()
     }
@@ -44,6 +56,26 @@ impl WorkerHandle {
     /// What the worker counts.
     pub fn metrics(&self) -> &WorkerMetrics {
         &self.metrics
+    }
+
+    /// Whether the worker is there and has not ended: what a liveness probe asks. True while it stops in
+    /// order.
+    pub fn is_alive(&self) -> bool {
+        self.state() < WorkerState::Stopped && self.state.has_changed().is_ok()
+    }
+
+    /// Whether the worker gets work, and what its backend says about that: what a readiness probe asks.
+    pub fn status(&self) -> ServiceStatus {
+        let now = |readiness| ServiceStatus { readiness, ..ServiceStatus::default() };
+        let Some(service) = self.service.upgrade().filter(|_| self.is_alive()) else {
+            return now(Readiness::Stopped);
+        };
+        match self.state() {
+            WorkerState::Starting => now(Readiness::Starting),
+            WorkerState::Running => service.status(),
+            WorkerState::Stopping => ServiceStatus { readiness: Readiness::Stopping, ..service.status() },
+            WorkerState::Stopped => now(Readiness::Stopped),
+        }
     }
 
     /// Waits until the worker is in `state` or past it. A worker dropped without having run counts as

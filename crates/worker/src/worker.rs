@@ -62,6 +62,7 @@ impl Worker {
             shutdown: self.shutdown.clone(),
             state: self.state.subscribe(),
             metrics: self.metrics.clone(),
+            service: Arc::downgrade(&self.service),
         }
     }
 

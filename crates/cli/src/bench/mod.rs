@@ -20,10 +20,10 @@ use median::Runs;
 use report::Report;
 use rig::Place;
 
+use crate::Exit;
 use crate::args::{BenchArgs, CommonArgs, OutputForm, Scenario};
 use crate::config::Environment;
 use crate::console::Console;
-use crate::{Exit, shutdown};
 
 /// Measures what was asked for and shows the results.
 pub(crate) async fn run(
@@ -49,7 +49,7 @@ pub(crate) async fn run(
         measure_codec(&args, &mut report, &mut progress)?;
     }
     if wanted(Scenario::Throughput) || wanted(Scenario::Isolated) {
-        let interrupted = shutdown::on_signal()?;
+        let interrupted = taskhub::on_signals()?.first;
         let place = tokio::select! {
             place = Place::open(common, &args, environment, interrupted.clone(), progress.console) => place?,
             () = interrupted.cancelled() => bail!("interrupted"),

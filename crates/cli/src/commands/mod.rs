@@ -48,7 +48,11 @@ impl Session<'_> {
             Command::DeleteTaskHub(args) | Command::Hub(HubCommand::Delete(args)) => {
                 self.delete_task_hub(args).await
             }
-            Command::Hub(HubCommand::Show) | Command::Worker(_) | Command::Demo(_) | Command::Bench(_) => {
+            Command::Hub(HubCommand::Show)
+            | Command::Worker(_)
+            | Command::Healthcheck(_)
+            | Command::Demo(_)
+            | Command::Bench(_) => {
                 unreachable!("needs more than a client; run by `wire`")
             }
         }

@@ -26,7 +26,7 @@ use crate::args::{CommonArgs, DemoArgs, OutputForm};
 use crate::commands::{history_table, instance_table};
 use crate::config::{Environment, HubConfig};
 use crate::console::Console;
-use crate::{Exit, shutdown, wire};
+use crate::{Exit, wire};
 
 /// A hub of its own unless the user names one.
 const HUB: &str = "TaskhubDemo";
@@ -110,7 +110,7 @@ pub(crate) async fn run(
     environment: &Environment,
     console: &mut Console,
 ) -> Result<Exit> {
-    let signal = shutdown::on_signal()?;
+    let signal = taskhub::on_signals()?.first;
     let stage = tokio::select! {
         stage = Stage::open(common, &args, environment, console) => stage?,
         () = signal.cancelled() => bail!("interrupted"),

@@ -4,24 +4,25 @@ use std::io;
 
 use tokio_util::sync::CancellationToken;
 
-/// What the user has asked for so far.
+/// What the user, or whatever runs the process, has asked for so far.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Signals {
+pub struct Signals {
     /// Cancelled by the first signal: stop in order.
-    pub(crate) first: CancellationToken,
+    pub first: CancellationToken,
     /// Cancelled by the second one: end at once.
-    pub(crate) second: CancellationToken,
-}
-
-/// Cancelled by the first Ctrl-C, SIGTERM or SIGHUP.
-pub(crate) fn on_signal() -> io::Result<CancellationToken> {
-    Ok(on_signals()?.first)
+    pub second: CancellationToken,
 }
 
 /// Counts Ctrl-C, SIGTERM and SIGHUP from now on.
 ///
 /// SIGHUP stays ignored in a process that was started so (`nohup`).
-pub(crate) fn on_signals() -> io::Result<Signals> {
+///
+/// # Errors
+/// The system refuses a handler.
+///
+/// # Panics
+/// Outside of a tokio runtime with I/O.
+pub fn on_signals() -> io::Result<Signals> {
     let signals = Signals::default();
     let mut stream = stream()?;
     let counted = signals.clone();

@@ -1,0 +1,112 @@
+//! `/livez`, `/readyz`, `/metrics`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+use taskhub_worker::{Readiness, ServiceStatus, WorkerHandle};
+
+/// Content type of `/metrics`: OpenMetrics 1.0, which Prometheus reads.
+pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Metrics = Arc<dyn Fn() -> Result<String, fmt::Error> + Send + Sync>;
+
+/// What the endpoints tell of: one worker, and the metrics of its process. Cheap to clone.
+#[derive(Clone)]
+pub struct Health {
+    worker: WorkerHandle,
+    metrics: Option<Metrics>,
+}
+
+impl Health {
+    /// Tells of this worker; without metrics.
+    pub fn of(worker: WorkerHandle) -> Self {
+        Self { worker, metrics: None }
+    }
+
+    /// Answers `/metrics` with the text that `encode` makes, in the form of [`METRICS_CONTENT_TYPE`]. It is
+    /// called for each request and must not wait for anything.
+    #[must_use]
+    pub fn with_metrics(
+        mut self,
+        encode: impl Fn() -> Result<String, fmt::Error> + Send + Sync + 'static,
+    ) -> Self {
+        self.metrics = Some(Arc::new(encode));
+        self
+    }
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+/// The endpoints of a worker, all of them `GET`:
+///
+/// - `/livez`: 200 while the worker runs or stops in order, 503 once its dispatchers have ended. Restart the
+///   process then.
+/// - `/readyz`: 200 while the worker gets work; otherwise 503, and `status` says why: `starting`,
+///   `waiting_for_app_lease`, `storage_unreachable`, `stopping`, `stopped`.
+/// - `/metrics`: what the process has counted, as OpenMetrics; 404 without metrics.
+///
+/// Bodies of the first two are JSON. None holds a payload or a secret; none asks the storage.
+pub fn health(health: Health) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(health)
+}
+
+async fn livez(State(health): State<Health>) -> Response {
+    if health.worker.is_alive() {
+        answer(StatusCode::OK, &json!({ "status": "alive" }))
+    } else {
+        answer(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "stopped" }))
+    }
+}
+
+async fn readyz(State(health): State<Health>) -> Response {
+    let status = health.worker.status();
+    let code = match status.readiness {
+        Readiness::Ready => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    answer(code, &describe(&status))
+}
+
+fn describe(status: &ServiceStatus) -> Value {
+    let mut body = json!({
+        "status": status.readiness.name(),
+        "partitions": status.partitions.iter().map(|partition| partition.0).collect::<Vec<_>>(),
+    });
+    if let Some(detail) = &status.detail {
+        body["detail"] = json!(detail);
+    }
+    if let Some(age) = status.last_look_age {
+        body["lastLookAgeSeconds"] = json!(age.as_secs());
+    }
+    body
+}
+
+async fn metrics(State(health): State<Health>) -> Response {
+    let Some(encode) = &health.metrics else { return StatusCode::NOT_FOUND.into_response() };
+    match encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "cannot write the metrics");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+fn answer(code: StatusCode, body: &Value) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (code, headers, format!("{body}\n")).into_response()
+}
