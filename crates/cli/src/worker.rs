@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use taskhub::Signals;
 use taskhub_core::WorkerId;
+use taskhub_http::prometheus_client::registry::Registry;
 use taskhub_http::{Health, Server, health};
 use taskhub_worker::samples::{self, SampleOptions};
 use taskhub_worker::{Worker, WorkerSettings, WorkerState};
@@ -35,13 +36,19 @@ pub(crate) async fn run(
         .settings(WorkerSettings { drain_timeout: args.drain_timeout, ..settings(&config.host) })
         .build()?;
     let signals = taskhub::on_signals()?;
-    let handle = worker.handle();
     let server = match args.health_listen {
-        Some(address) => Some(Server::start(address, health(Health::of(handle.clone()))).await?),
+        Some(address) => {
+            let mut metrics = Registry::default();
+            hub.metrics.register(&mut metrics);
+            worker.metrics().register(&mut metrics);
+            let router = health(Health::of(worker.handle()).with_metrics(metrics));
+            Some(Server::start(address, router).await?)
+        }
         None => None,
     };
     if let Some(server) = &server {
-        console.note(&format!("Health endpoints at http://{}/livez, /readyz.", server.address()))?;
+        console
+            .note(&format!("Health endpoints at http://{}/livez, /readyz, /metrics.", server.address()))?;
     }
     let ended = attend(worker, &worker_id, &config, signals, console).await;
     if let Some(server) = server {

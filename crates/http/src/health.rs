@@ -8,19 +8,19 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use taskhub_worker::{Readiness, ServiceStatus, WorkerHandle};
 
 /// Content type of `/metrics`: OpenMetrics 1.0, which Prometheus reads.
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-type Metrics = Arc<dyn Fn() -> Result<String, fmt::Error> + Send + Sync>;
-
 /// What the endpoints tell of: one worker, and the metrics of its process. Cheap to clone.
 #[derive(Clone)]
 pub struct Health {
     worker: WorkerHandle,
-    metrics: Option<Metrics>,
+    metrics: Option<Arc<Registry>>,
 }
 
 impl Health {
@@ -29,14 +29,10 @@ impl Health {
         Self { worker, metrics: None }
     }
 
-    /// Answers `/metrics` with the text that `encode` makes, in the form of [`METRICS_CONTENT_TYPE`]. It is
-    /// called for each request and must not wait for anything.
+    /// Answers `/metrics` with what is registered here.
     #[must_use]
-    pub fn with_metrics(
-        mut self,
-        encode: impl Fn() -> Result<String, fmt::Error> + Send + Sync + 'static,
-    ) -> Self {
-        self.metrics = Some(Arc::new(encode));
+    pub fn with_metrics(mut self, registry: Registry) -> Self {
+        self.metrics = Some(Arc::new(registry));
         self
     }
 }
@@ -96,9 +92,10 @@ fn describe(status: &ServiceStatus) -> Value {
 }
 
 async fn metrics(State(health): State<Health>) -> Response {
-    let Some(encode) = &health.metrics else { return StatusCode::NOT_FOUND.into_response() };
-    match encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response(),
+    let Some(registry) = &health.metrics else { return StatusCode::NOT_FOUND.into_response() };
+    let mut text = String::new();
+    match encode(&mut text, registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response(),
         Err(error) => {
             tracing::warn!(%error, "cannot write the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

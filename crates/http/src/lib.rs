@@ -28,3 +28,4 @@ pub use probe::{ProbeError, livez_at, probe};
 pub use serve::{ServeError, Server, listen, serve};
 
 pub use axum;
+pub use prometheus_client;

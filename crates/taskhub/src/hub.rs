@@ -78,7 +78,7 @@ impl TaskHub {
             None => return Err(OpenError::NoConnection),
         };
         let mut settings = settings(&name)?;
-        settings.app_name = app_name(&variable);
+        settings.app_name = app_name(variable);
         Self::open(connected(&connection)?, settings)
     }
 

@@ -1,7 +1,7 @@
 //! A task hub for programs of your own: workers with your functions, clients that start and ask.
 //!
-//! [`TaskHub`] opens a hub and gives workers and clients; [`run`] runs a worker as a process that stops in
-//! order and answers probes. Everything else is of the packages below, which are re-exported: what
+//! [`TaskHub`] opens a hub and gives workers and clients; [`TaskHub::run`] runs a worker as a process that
+//! stops in order and answers probes. Everything else is of the packages below, which are re-exported: what
 //! orchestrations and activities need, from [`worker`], at the top.
 //!
 //! ```no_run
@@ -21,7 +21,7 @@
 //! taskhub::start_logging("info");
 //! let hub = TaskHub::from_env()?;
 //! let worker = hub.worker().orchestration("GreetTwice", greet_twice).activity("Greet", greet).build()?;
-//! taskhub::run(worker).await?;
+//! hub.run(worker).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -37,7 +37,7 @@ pub use hub::{
     CONNECTION_VARIABLE, DEFAULT_HUB, HUB_VARIABLE, OpenError, TaskHub, app_name, unique_worker_id,
 };
 pub use logging::start_logging;
-pub use run::{HEALTH_LISTEN_VARIABLE, RunError, RunOptions, healthcheck, run, run_with};
+pub use run::{HEALTH_LISTEN_VARIABLE, RunError, RunOptions, healthcheck, run};
 pub use signals::{Signals, on_signals};
 
 pub use taskhub_azure_storage as azure_storage;

@@ -3,9 +3,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use taskhub_core::ServiceError;
+use taskhub_http::prometheus_client::registry::Registry;
 use taskhub_http::{Health, ProbeError, ServeError, Server, health, livez_at, probe};
 use taskhub_worker::Worker;
 
+use crate::TaskHub;
 use crate::signals::{Signals, on_signals};
 
 /// Environment variable with the address of the health endpoints, such as `0.0.0.0:8080`; none without it.
@@ -13,7 +15,7 @@ pub const HEALTH_LISTEN_VARIABLE: &str = "TASKHUB_HEALTH_LISTEN";
 /// How long [`healthcheck`] waits for an answer.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why [`run`] or [`healthcheck`] ended with an error.
+/// Why [`TaskHub::run`] or [`healthcheck`] ended with an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -43,11 +45,13 @@ pub enum RunError {
     Probe(#[from] ProbeError),
 }
 
-/// What [`run_with`] does beside the worker.
-#[derive(Debug, Clone, Default)]
+/// What [`run`] does beside the worker.
+#[derive(Debug, Default)]
 pub struct RunOptions {
     /// Where `/livez`, `/readyz` and `/metrics` are answered; nowhere by default.
     pub health_listen: Option<SocketAddr>,
+    /// What `/metrics` shows.
+    pub metrics: Registry,
 }
 
 impl RunOptions {
@@ -62,26 +66,35 @@ impl RunOptions {
             }
             _ => None,
         };
-        Ok(Self { health_listen })
+        Ok(Self { health_listen, metrics: Registry::default() })
     }
 }
 
-/// Runs a worker as the work of this process: until Ctrl-C, SIGTERM or SIGHUP, then stops it in order; a
-/// second signal ends the wait. Answers probes where [`HEALTH_LISTEN_VARIABLE`] says, to the very end.
-///
-/// # Errors
-/// The worker or its endpoint failed, or a second signal came.
-pub async fn run(worker: Worker) -> Result<(), RunError> {
-    run_with(worker, RunOptions::from_env()?, on_signals().map_err(RunError::Signals)?).await
+impl TaskHub {
+    /// Runs a worker of this hub as the work of this process: until Ctrl-C, SIGTERM or SIGHUP, then stops it
+    /// in order; a second signal ends the wait. Answers probes and shows what hub and worker count where
+    /// [`HEALTH_LISTEN_VARIABLE`] says, to the very end.
+    ///
+    /// # Errors
+    /// The worker or its endpoint failed, or a second signal came.
+    pub async fn run(&self, worker: Worker) -> Result<(), RunError> {
+        let mut options = RunOptions::from_env()?;
+        self.hub().metrics.register(&mut options.metrics);
+        worker.metrics().register(&mut options.metrics);
+        run(worker, options, on_signals().map_err(RunError::Signals)?).await
+    }
 }
 
-/// As [`run`], with options and signals of your own.
+/// As [`TaskHub::run`], with options and signals of your own.
 ///
 /// # Errors
-/// As [`run`].
-pub async fn run_with(worker: Worker, options: RunOptions, signals: Signals) -> Result<(), RunError> {
+/// As there.
+pub async fn run(worker: Worker, options: RunOptions, signals: Signals) -> Result<(), RunError> {
     let server = match options.health_listen {
-        Some(address) => Some(Server::start(address, health(Health::of(worker.handle()))).await?),
+        Some(address) => {
+            let told = Health::of(worker.handle()).with_metrics(options.metrics);
+            Some(Server::start(address, health(told)).await?)
+        }
         None => None,
     };
     if let Some(server) = &server {
@@ -114,7 +127,6 @@ mod tests {
     use taskhub_testkit::{VirtualClock, eventually};
 
     use super::*;
-    use crate::TaskHub;
 
     /// A worker on a hub in memory, with endpoints at a port that was free a moment ago.
     async fn started(signals: &Signals) -> (SocketAddr, tokio::task::JoinHandle<Result<(), RunError>>) {
@@ -122,8 +134,8 @@ mod tests {
         let address = free.local_addr().unwrap();
         drop(free);
         let hub = TaskHub::in_memory("Test", Arc::new(VirtualClock::default())).unwrap();
-        let options = RunOptions { health_listen: Some(address) };
-        let running = tokio::spawn(run_with(hub.worker().build().unwrap(), options, signals.clone()));
+        let options = RunOptions { health_listen: Some(address), ..RunOptions::default() };
+        let running = tokio::spawn(run(hub.worker().build().unwrap(), options, signals.clone()));
         let readyz = format!("http://{address}/readyz");
         eventually("it is ready", || async { probe(&readyz, HEALTHCHECK_TIMEOUT).await.ok() }).await;
         (address, running)
@@ -152,8 +164,9 @@ mod tests {
     async fn an_address_in_use_is_an_error_before_the_worker_starts() {
         let taken = taskhub_http::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let hub = TaskHub::in_memory("Test", Arc::new(VirtualClock::default())).unwrap();
-        let options = RunOptions { health_listen: Some(taken.local_addr().unwrap()) };
-        let ended = run_with(hub.worker().build().unwrap(), options, Signals::default()).await;
+        let options =
+            RunOptions { health_listen: Some(taken.local_addr().unwrap()), ..RunOptions::default() };
+        let ended = run(hub.worker().build().unwrap(), options, Signals::default()).await;
         assert!(matches!(ended, Err(RunError::Endpoint(_))), "{ended:?}");
     }
 }
