@@ -1,5 +1,7 @@
 //! The endpoints of a worker through its life, asked over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "test code outside of test functions")]
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -17,7 +17,7 @@
 //!     Ok(format!("Hello {name}!"))
 //! }
 //!
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn program() -> Result<(), Box<dyn std::error::Error>> {
 //! taskhub::start_logging("info");
 //! let hub = TaskHub::from_env()?;
 //! let worker = hub.worker().orchestration("GreetTwice", greet_twice).activity("Greet", greet).build()?;
