@@ -1,13 +1,19 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use taskhub_core::{
-    Clock, EventKind, ExecutionId, HistoryEvent, IdSource, InstanceFetch, InstanceId, OrchestrationInstance,
-    OrchestrationServiceClient, OrchestrationState, PurgeResult, RandomIds, SystemClock, Timestamp,
+    Clock, EventKind, ExecutionId, FIRE_AND_FORGET_TAG, HistoryEvent, IdSource, InstanceFetch, InstanceId,
+    OrchestrationInstance, OrchestrationServiceClient, OrchestrationState, PurgeResult, RandomIds,
+    SystemClock, Timestamp,
 };
 
 use crate::{ClientError, Operation, instance_id};
+
+/// States read at once by one call.
+const STATES_AT_ONCE: usize = 16;
 
 /// A client of one task hub. Clones share the backend.
 #[derive(Clone)]
@@ -71,6 +77,19 @@ impl TaskHubClient {
     ) -> Result<Option<OrchestrationState>, ClientError> {
         instance_id::check(instance_id)?;
         self.service.instance_state(instance_id, fetch).await.map_err(ClientError::service(Operation::Query))
+    }
+
+    /// The states of several instances, in the order of their ids; `None` where there is no such instance.
+    ///
+    /// # Errors
+    /// As [`TaskHubClient::state`].
+    pub async fn states(
+        &self,
+        instance_ids: &[InstanceId],
+        fetch: InstanceFetch,
+    ) -> Result<Vec<Option<OrchestrationState>>, ClientError> {
+        let reads = instance_ids.iter().map(|id| self.state(id, fetch));
+        stream::iter(reads).buffered(STATES_AT_ONCE).try_collect().await
     }
 
     /// The history of the current execution, in order; empty when there is none.
@@ -143,6 +162,34 @@ impl TaskHubClient {
     pub async fn terminate(&self, instance_id: &InstanceId, reason: Option<&str>) -> Result<(), ClientError> {
         let kind = EventKind::ExecutionTerminated { input: reason.map(str::to_owned) };
         self.send(Operation::Terminate, instance_id, kind).await
+    }
+
+    /// Terminates an instance and its sub-orchestrations, theirs too, but none that was started without
+    /// waiting for it. Returns whom it has sent the message to, the instance itself first. The instance gets
+    /// its message before its children are looked for, so what it started until then is found.
+    ///
+    /// # Errors
+    /// As [`TaskHubClient::terminate`]; a sub-orchestration that has finished is no error.
+    pub async fn terminate_recursively(
+        &self,
+        instance_id: &InstanceId,
+        reason: Option<&str>,
+    ) -> Result<Vec<InstanceId>, ClientError> {
+        self.terminate(instance_id, reason).await?;
+        let unchecked = self.clone().with_status_checks(false);
+        let mut sent = vec![instance_id.clone()];
+        let mut next = 0;
+        while let Some(parent) = sent.get(next) {
+            next += 1;
+            let children = open_children(&self.history(parent).await?);
+            for child in children {
+                if !sent.contains(&child) {
+                    unchecked.terminate(&child, reason).await?;
+                    sent.push(child);
+                }
+            }
+        }
+        Ok(sent)
     }
 
     /// Asks an instance to pause. Results and events are kept, the orchestrator makes no progress.
@@ -225,6 +272,26 @@ impl TaskHubClient {
     }
 }
 
+/// Sub-orchestrations that the history has no result of.
+fn open_children(history: &[HistoryEvent]) -> Vec<InstanceId> {
+    let mut open: BTreeMap<i32, InstanceId> = BTreeMap::new();
+    for event in history {
+        match &event.kind {
+            EventKind::SubOrchestrationInstanceCreated { instance_id, tags, .. }
+                if tags.as_ref().is_none_or(|tags| tags.get(FIRE_AND_FORGET_TAG).is_none()) =>
+            {
+                open.insert(event.event_id, instance_id.clone());
+            }
+            EventKind::SubOrchestrationInstanceCompleted { task_scheduled_id, .. }
+            | EventKind::SubOrchestrationInstanceFailed { task_scheduled_id, .. } => {
+                open.remove(task_scheduled_id);
+            }
+            _ => {}
+        }
+    }
+    open.into_values().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use taskhub_core::ErrorKind;
@@ -259,6 +326,49 @@ mod tests {
             })
             .collect();
         assert_eq!(fake.sent(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_recursive_termination_reaches_all_that_is_waited_for() {
+        let created = |id: i32, child: &str, forgotten: bool| {
+            let kind = EventKind::SubOrchestrationInstanceCreated {
+                name: Some("Child".into()),
+                version: None,
+                instance_id: child.into(),
+                input: None,
+                client_span_id: None,
+                tags: forgotten.then(|| [(FIRE_AND_FORGET_TAG, "")].into_iter().collect()),
+            };
+            HistoryEvent::decision(id, NOW.parse(), kind)
+        };
+        let done = EventKind::SubOrchestrationInstanceCompleted { task_scheduled_id: 1, result: None };
+        let fake = FakeService::default()
+            .with_history(
+                "root",
+                vec![
+                    created(0, "open", false),
+                    created(1, "done", false),
+                    created(2, "forgotten", true),
+                    HistoryEvent::message(NOW.parse(), done),
+                ],
+            )
+            // A circle does not go on for ever.
+            .with_history("open", vec![created(0, "deep", false), created(1, "root", false)]);
+        let (client, fake) = client(fake);
+        let sent = client.terminate_recursively(&"root".into(), Some("stop")).await.unwrap();
+        assert_eq!(sent, ["root", "open", "deep"].map(InstanceId::from));
+        let targets: Vec<_> = fake.sent().into_iter().map(|(target, _)| target.instance_id).collect();
+        assert_eq!(targets, sent);
+    }
+
+    #[tokio::test]
+    async fn several_states_come_in_the_order_of_their_ids() {
+        let fake = FakeService::default().with_state("a", Running).with_state("b", Failed);
+        let (client, _) = client(fake);
+        let ids = ["b", "nobody", "a"].map(InstanceId::from);
+        let states = client.states(&ids, InstanceFetch::NONE).await.unwrap();
+        let statuses: Vec<_> = states.into_iter().map(|s| s.and_then(|s| s.status)).collect();
+        assert_eq!(statuses, [Some(Failed), None, Some(Running)]);
     }
 
     #[tokio::test]

@@ -16,6 +16,10 @@ pub enum Operation {
     Suspend,
     Resume,
     Purge,
+    Rewind,
+    SignalEntity,
+    ReadEntity,
+    MakePrimary,
     CreateHub,
     DeleteHub,
 }
@@ -32,6 +36,7 @@ impl Operation {
             // Differs: 2.x purges an instance in any state, which leaves its messages and its worker
             // behind. The newest extension refuses, and so does this client.
             Self::Purge => status.is_terminal(),
+            Self::Rewind => status == Failed,
             _ => true,
         }
     }
@@ -49,6 +54,10 @@ impl fmt::Display for Operation {
             Self::Suspend => "suspend the instance",
             Self::Resume => "resume the instance",
             Self::Purge => "purge the instance",
+            Self::Rewind => "rewind the instance",
+            Self::SignalEntity => "signal the entity",
+            Self::ReadEntity => "read the entity",
+            Self::MakePrimary => "make this application the primary one",
             Self::CreateHub => "create the task hub",
             Self::DeleteHub => "delete the task hub",
         })
@@ -76,6 +85,20 @@ pub enum ClientError {
     /// Blobs of an instance are named after it, and no blob can have this name.
     #[error("an instance id must not hold control characters, U+FFFE, U+FFFF, or the segments `.` and `..`")]
     InstanceIdCharacters,
+    /// Durable Functions refuses these characters in the id of a new instance.
+    #[error("an instance id must not hold `/`, `\\`, `#` or `?`")]
+    InstanceIdReserved,
+    /// A wait that would never look twice.
+    #[error("the pause between two looks must not be longer than the timeout")]
+    IntervalLongerThanTimeout,
+    /// Something that is not an object with a `FunctionName`.
+    #[error("not the description of a start: {problem}. number=`{number}`")]
+    BadStartObject {
+        /// What is wrong.
+        problem: &'static str,
+        /// Which one of the list, from 1.
+        number: usize,
+    },
     /// Ids that begin with `@` belong to entities.
     #[error("an instance id must not begin with `@`, this is reserved for entities. instance=`{instance}`")]
     EntityId {
@@ -134,6 +157,9 @@ impl ClientError {
             Self::Blank { .. }
             | Self::InstanceIdTooLong { .. }
             | Self::InstanceIdCharacters
+            | Self::InstanceIdReserved
+            | Self::IntervalLongerThanTimeout
+            | Self::BadStartObject { .. }
             | Self::EntityId { .. }
             | Self::Payload { .. }
             | Self::NothingToPurge

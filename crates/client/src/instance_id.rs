@@ -31,6 +31,25 @@ pub(crate) fn check_new(instance_id: &InstanceId) -> Result<(), ClientError> {
     Ok(())
 }
 
+/// Longest id of a new instance in Durable Functions, in UTF-16 code units.
+/// Source: Azure/azure-functions-durable-extension, `DurableClient.ValidateInstanceId` (256).
+const MAX_NEW_UNITS: usize = 256;
+
+/// Checks the id of a new instance as Durable Functions' client does: besides what [`check_new`] refuses,
+/// none of `/ \ # ?`, and at most 256 characters.
+pub(crate) fn check_new_strictly(instance_id: &InstanceId) -> Result<(), ClientError> {
+    check_new(instance_id)?;
+    let id = instance_id.as_str();
+    if id.contains(['/', '\\', '#', '?']) {
+        return Err(ClientError::InstanceIdReserved);
+    }
+    let length = id.encode_utf16().count();
+    if length > MAX_NEW_UNITS {
+        return Err(ClientError::InstanceIdTooLong { length, longest: MAX_NEW_UNITS });
+    }
+    Ok(())
+}
+
 /// Length of the id as a table key, in UTF-16 code units. Characters that keys cannot hold take two.
 /// Source: Azure/durabletask, `KeySanitation.EscapePartitionKey`.
 fn escaped_units(id: &str) -> usize {
@@ -62,6 +81,16 @@ mod tests {
         for id in [".", "..", "a/../b", "a\\.", "a\nb", "\u{7f}x", "x\u{ffff}"] {
             assert!(check_new(&id.into()).is_err(), "{id:?}");
             assert!(check(&id.into()).is_ok(), "{id:?} can be read");
+        }
+    }
+
+    #[test]
+    fn ids_of_durable_functions_have_stricter_rules() {
+        for id in ["a", "a b%40", "日本語😀", &"a".repeat(256)] {
+            assert!(check_new_strictly(&id.into()).is_ok(), "{id}");
+        }
+        for id in ["a/b", "a\\b", "a#b", "a?b", "a\nb", &"a".repeat(257)] {
+            assert!(check_new_strictly(&id.into()).is_err(), "{id:?}");
         }
     }
 

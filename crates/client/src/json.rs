@@ -3,7 +3,9 @@
 //!
 //! Source: Azure/durabletask, `OrchestrationState` and `HistoryEvent` under Newtonsoft.Json, as
 //! `AzureStorageOrchestrationService.GetOrchestrationHistoryAsync` and the Core Tools' `durable` commands
-//! write them.
+//! write them. [`functions`] has the forms of the HTTP API.
+
+pub mod functions;
 
 use serde_json::{Map, Value, json};
 use taskhub_core::{

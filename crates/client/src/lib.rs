@@ -25,6 +25,7 @@
 //! Messages are sent, not delivered: every operation ends when the backend has stored it, and works with
 //! no worker running.
 
+mod batch;
 mod client;
 mod error;
 #[cfg(any(test, feature = "fake"))]
@@ -32,13 +33,17 @@ pub mod fake;
 mod instance_id;
 pub mod json;
 mod list;
+mod management;
 mod purge;
+mod restart;
 mod start;
 mod wait;
 
 pub use client::TaskHubClient;
 pub use error::{ClientError, Operation};
 pub use list::InstancePages;
+pub use management::{DEFAULT_CONNECTION_NAME, ManagementPayload, ManagementUrls};
 pub use purge::{PurgeFilter, Purged};
+pub use restart::RestartId;
 pub use start::{Start, Started};
-pub use wait::{PollInterval, Waited};
+pub use wait::{CHECK_STATUS_INTERVAL, CHECK_STATUS_TIMEOUT, PollInterval, Waited};

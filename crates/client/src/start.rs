@@ -9,6 +9,7 @@ use crate::{ClientError, Operation, TaskHubClient, instance_id};
 #[derive(Debug, Clone)]
 pub struct Start {
     request: StartRequest,
+    has_dedupe: bool,
 }
 
 /// What a start gave.
@@ -23,7 +24,7 @@ pub struct Started {
 impl Start {
     /// An instance of the orchestrator `name`, with a random id, without input.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { request: StartRequest { name: name.into(), ..StartRequest::default() } }
+        Self { request: StartRequest { name: name.into(), ..StartRequest::default() }, has_dedupe: false }
     }
 
     /// The input, written as JSON.
@@ -70,7 +71,14 @@ impl Start {
     /// existing instance is replaced in any status, as by DTFx's own client.
     pub fn unless_in(mut self, statuses: impl IntoIterator<Item = OrchestrationStatus>) -> Self {
         self.request.dedupe_statuses = statuses.into_iter().collect();
+        self.has_dedupe = true;
         self
+    }
+
+    /// Replaces an existing instance in any status, also in [`TaskHubClient::start_new`].
+    /// Source: Azure/azure-functions-durable-extension, `OverridableStates.AnyState`.
+    pub fn replacing_any(self) -> Self {
+        self.unless_in([])
     }
 
     /// Refuses the start while an instance with this id is not finished.
@@ -82,6 +90,20 @@ impl Start {
 }
 
 impl TaskHubClient {
+    /// Starts an instance as Durable Functions' client does: [`TaskHubClient::start`] with its rules for ids
+    /// (no `/ \\ # ?`, at most 256 characters), and refused while an instance with this id is not finished,
+    /// unless the start says otherwise.
+    ///
+    /// # Errors
+    /// As [`TaskHubClient::start`].
+    pub async fn start_new(&self, start: Start) -> Result<Started, ClientError> {
+        if !start.request.instance_id.as_str().trim().is_empty() {
+            instance_id::check_new_strictly(&start.request.instance_id)?;
+        }
+        let start = if start.has_dedupe { start } else { start.unless_active() };
+        self.start(start).await
+    }
+
     /// Starts an instance. Ends when the start message and the row with status `Pending` are stored; no
     /// worker is needed.
     ///

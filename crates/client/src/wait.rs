@@ -1,9 +1,14 @@
 use std::time::Duration;
 
-use taskhub_core::{InstanceFetch, InstanceId, OrchestrationState};
+use taskhub_core::{InstanceFetch, InstanceId, OrchestrationState, OrchestrationStatus};
 use tokio::time::Instant;
 
 use crate::{ClientError, TaskHubClient};
+
+/// Source: Azure/azure-functions-durable-extension, `WaitForCompletionOrCreateCheckStatusResponseAsync`.
+pub const CHECK_STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Source: as [`CHECK_STATUS_TIMEOUT`].
+pub const CHECK_STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a wait asks for the state: the pause doubles from `first` to `longest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +97,53 @@ impl TaskHubClient {
     }
 }
 
+impl TaskHubClient {
+    /// Waits until an instance has begun to run or is finished, for at most `timeout`.
+    ///
+    /// # Errors
+    /// `Invalid`: a blank id. Others: the backend failed.
+    pub async fn wait_for_start(
+        &self,
+        instance_id: &InstanceId,
+        timeout: Duration,
+    ) -> Result<Option<OrchestrationState>, ClientError> {
+        let began = Instant::now();
+        let interval = PollInterval::default();
+        let mut pause = interval.first;
+        loop {
+            let state = self.state(instance_id, InstanceFetch::ALL).await?;
+            if state.as_ref().is_some_and(|s| s.status != Some(OrchestrationStatus::Pending)) {
+                return Ok(state);
+            }
+            let left = timeout.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(interval.longest);
+        }
+    }
+
+    /// As `WaitForCompletionOrCreateCheckStatusResponse` of Durable Functions waits: looks at once, then
+    /// every `interval` (by default [`CHECK_STATUS_INTERVAL`]) until `timeout` ([`CHECK_STATUS_TIMEOUT`]).
+    ///
+    /// # Errors
+    /// `Invalid`: a blank id, or an interval longer than the timeout. Others: the backend failed.
+    pub async fn wait_or_check_status(
+        &self,
+        instance_id: &InstanceId,
+        timeout: Option<Duration>,
+        interval: Option<Duration>,
+    ) -> Result<Waited, ClientError> {
+        let timeout = timeout.unwrap_or(CHECK_STATUS_TIMEOUT);
+        let interval = interval.unwrap_or(CHECK_STATUS_INTERVAL);
+        if interval > timeout {
+            return Err(ClientError::IntervalLongerThanTimeout);
+        }
+        self.wait_polling(instance_id, timeout, PollInterval::every(interval)).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -125,6 +177,31 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::from_secs(5));
         let none = client.wait_for_completion(&"b".into(), Duration::ZERO).await.unwrap();
         assert_eq!(none, Waited::TimedOut(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_the_start_ends_when_the_instance_runs() {
+        let (client, fake) = client(FakeService::default().with_state("a", Pending));
+        assert_eq!(client.wait_for_start(&"a".into(), Duration::from_secs(3)).await.unwrap(), None);
+        let later = Arc::clone(&fake);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            later.set_status("a", Running);
+        });
+        let state = client.wait_for_start(&"a".into(), Duration::from_secs(60)).await.unwrap();
+        assert_eq!(state.and_then(|s| s.status), Some(Running));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wait_or_check_status_takes_ten_seconds_and_looks_every_second() {
+        let (client, fake) = client(FakeService::default().with_state("a", Running));
+        let began = Instant::now();
+        let waited = client.wait_or_check_status(&"a".into(), None, None).await.unwrap();
+        assert!(waited.finished().is_none());
+        assert_eq!((began.elapsed(), fake.state_reads()), (Duration::from_secs(10), 11));
+        let second = Some(Duration::from_secs(1));
+        let error = client.wait_or_check_status(&"a".into(), second, second.map(|s| s * 2)).await;
+        assert_eq!(error.unwrap_err().kind(), taskhub_core::ErrorKind::Invalid);
     }
 
     #[tokio::test(start_paused = true)]
