@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskhub_core::{
     ActivityWorkItem, EpisodeCommit, ErrorKind, LockToken, OrchestrationService, OrchestrationWorkItem,
-    ServiceError, TaskMessage, Timestamp,
+    Readiness, ServiceError, ServiceStatus, TaskMessage, Timestamp,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ use crate::checkpoint;
 use crate::hub::{Hub, PartitionManagerKind};
 use crate::metrics::StorageMetrics;
 use crate::partition::manager::PartitionManager;
+use crate::partition::status::StatusBoard;
+use crate::queue::control::ControlQueue;
 use crate::queue::receive::Receiver;
 use crate::queue::send::{MessageSender, Sender};
 use crate::queue::work_item::WorkItemQueue;
@@ -113,6 +115,7 @@ impl OrchestrationService for AzureStorageService {
             work_items: WorkItemQueue::new(self.hub.clone(), receiver),
             queues: Mutex::default(),
             tasks: TaskTracker::new(),
+            status: StatusBoard::default(),
             stopping: CancellationToken::new(),
         });
         let (stop, force) = (CancellationToken::new(), CancellationToken::new());
@@ -124,6 +127,21 @@ impl OrchestrationService for AzureStorageService {
         // Guarded by `starting`: nobody else has set it.
         let _ = self.running.set(running);
         Ok(())
+    }
+
+    fn status(&self) -> ServiceStatus {
+        let Some(running) = self.running.get() else {
+            return ServiceStatus { readiness: Readiness::Starting, ..ServiceStatus::default() };
+        };
+        let receiving = |(queue, task): &(ControlQueue, JoinHandle<()>)| {
+            !queue.stop.is_cancelled() && !task.is_finished()
+        };
+        let queues = running.shared.queues();
+        let partitions = queues.iter().filter(|(_, queue)| receiving(queue)).map(|(id, _)| *id).collect();
+        drop(queues);
+        let settings = &self.hub.settings;
+        let patience = settings.lease_interval.max(settings.lease_acquire_interval * 2);
+        running.shared.status.status(partitions, patience)
     }
 
     async fn stop(&self, drain_timeout: Duration) -> Result<(), ServiceError> {

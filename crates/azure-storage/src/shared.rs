@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::hub::Hub;
 use crate::message;
 use crate::partition::owner::PartitionOwner;
+use crate::partition::status::StatusBoard;
 use crate::queue::control::ControlQueue;
 use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) work_items: WorkItemQueue,
     pub(crate) queues: Mutex<BTreeMap<PartitionId, (ControlQueue, JoinHandle<()>)>>,
     pub(crate) tasks: TaskTracker,
+    pub(crate) status: StatusBoard,
     /// Nothing new is taken on.
     pub(crate) stopping: CancellationToken,
 }
@@ -198,6 +200,10 @@ impl PartitionOwner for Owner {
         let unstarted = shared.sessions.close(partition);
         let tracker = shared.tasks.clone();
         tracker.spawn(async move { shared.give_back(unstarted).await });
+    }
+
+    fn status(&self) -> &StatusBoard {
+        &self.0.status
     }
 
     async fn drain(&self, partition: PartitionId) {

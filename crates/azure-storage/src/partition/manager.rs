@@ -67,6 +67,10 @@ impl PartitionManager {
                 stopping || (lease_task.is_some() && !self.app_lease_held.load(Ordering::Relaxed));
             let outcome = self.iterate(shutting_down).await;
             let (mut wait, mut finished) = (self.hub.settings.lease_acquire_interval, false);
+            match &outcome {
+                Ok(_) => self.owner.status().looked(),
+                Err(e) => self.owner.status().failed(e),
+            }
             match outcome {
                 Ok(Iteration::Settled) => (failures, finished) = (0, stopping),
                 Ok(Iteration::Moving) => (failures, wait) = (0, HURRY_INTERVAL),
@@ -111,8 +115,9 @@ impl PartitionManager {
             let mut wait = settings.app_lease_acquire_interval;
             match lease.acquire().await {
                 Ok(true) => break,
-                Ok(false) => {}
+                Ok(false) => self.owner.status().waits_for_app_lease(&settings.app_name),
                 Err(e) => {
+                    self.owner.status().failed(&e);
                     tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot acquire the app lease");
                     wait = settings.lease_acquire_interval;
                 }
@@ -123,8 +128,9 @@ impl PartitionManager {
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        let (hub, held) = (self.hub.clone(), self.app_lease_held.clone());
+        let (hub, held, owner) = (self.hub.clone(), self.app_lease_held.clone(), self.owner.clone());
         held.store(true, Ordering::Relaxed);
+        owner.status().has_app_lease();
         Some(tokio::spawn(async move {
             loop {
                 let mut wait = settings.app_lease_renew_interval;
@@ -136,7 +142,10 @@ impl PartitionManager {
                 match kept {
                     Ok(kept) => {
                         held.store(kept, Ordering::Relaxed);
-                        if !kept {
+                        if kept {
+                            owner.status().has_app_lease();
+                        } else {
+                            owner.status().waits_for_app_lease(&settings.app_name);
                             wait = settings.app_lease_acquire_interval;
                         }
                     }

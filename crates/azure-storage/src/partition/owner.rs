@@ -3,6 +3,8 @@
 use taskhub_core::PartitionId;
 use tokio::time::Instant;
 
+use crate::partition::status::StatusBoard;
+
 /// Receives from queues, or no longer, as a partition manager says.
 #[async_trait::async_trait]
 pub(crate) trait PartitionOwner: Send + Sync + 'static {
@@ -20,4 +22,6 @@ pub(crate) trait PartitionOwner: Send + Sync + 'static {
     fn stop_receiving(&self, partition: PartitionId);
     /// Stop receiving, give back what nobody works on, and wait until no session is active.
     async fn drain(&self, partition: PartitionId);
+    /// Where a manager puts up how it goes: after each look at the partitions, and what it waits for.
+    fn status(&self) -> &StatusBoard;
 }

@@ -7,4 +7,5 @@ mod checkpoint;
 mod client;
 mod fleet;
 mod races;
+mod status;
 mod support;
