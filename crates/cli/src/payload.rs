@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use serde::de::IgnoredAny;
+use taskhub_client::json::compact;
 
 /// The JSON text that `argument` stands for: the content of a file for `@FILE`, else the argument itself
 /// if it is JSON, else the argument as a JSON string. With `raw_string` inline text is always a string.
@@ -24,26 +24,6 @@ pub(crate) fn parse(argument: &str, raw_string: bool, directory: &Path) -> Resul
         Ok(json) if !raw_string => Ok(json),
         _ => Ok(serde_json::to_string(argument)?),
     }
-}
-
-/// JSON without white space between its tokens; numbers, escapes and order stay as they are.
-pub(crate) fn compact(text: &str) -> Result<String, serde_json::Error> {
-    serde_json::from_str::<IgnoredAny>(text)?;
-    let (mut in_string, mut escaped) = (false, false);
-    let keep = |c: &char| {
-        if in_string {
-            match c {
-                _ if escaped => escaped = false,
-                '\\' => escaped = true,
-                '"' => in_string = false,
-                _ => {}
-            }
-            return true;
-        }
-        in_string = *c == '"';
-        !matches!(c, ' ' | '\t' | '\r' | '\n')
-    };
-    Ok(text.chars().filter(keep).collect())
 }
 
 #[cfg(test)]

@@ -7,6 +7,9 @@
 
 pub mod functions;
 
+mod compact;
+
+pub use compact::compact;
 use serde_json::{Map, Value, json};
 use taskhub_core::{
     EventKind, ExecutionCompleted, FailureDetails, HistoryEvent, OrchestrationInstance, OrchestrationState,

@@ -1,5 +1,8 @@
 //! HTTP endpoints of a process that works on a task hub.
 //!
+//! [`management::router`] is the management API of Durable Functions: start, query, signal and purge
+//! instances.
+//!
 //! [`health`] is a router with the three endpoints that whoever runs a worker asks: does the process live,
 //! does it get work, what has it counted. It has no main and can be mounted in any `axum` application;
 //! [`Server`] runs a router beside the worker, [`serve`] on a socket of yours. [`probe`] is the other side:
@@ -20,6 +23,7 @@
 //! ```
 
 mod health;
+pub mod management;
 mod probe;
 mod serve;
 

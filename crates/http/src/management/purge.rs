@@ -1,0 +1,83 @@
+//! `DELETE /instances/{id}` and `DELETE /instances`.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::json;
+use taskhub_client::PurgeFilter;
+use taskhub_core::{InstanceId, OrchestrationStatus};
+
+use super::list::unknown_status;
+use super::{Call, reply, undisturbed};
+
+impl Call {
+    /// Differs: the reference (2.x) purges an instance in any status, which leaves its messages and its worker
+    /// behind; here it takes `force=true`, or the option. Entities never finish, and may always be purged.
+    pub(super) async fn purge(self, instance_id: InstanceId) -> Response {
+        let status = match self.live_status(&instance_id).await {
+            Ok(status) => status,
+            Err(answer) => return answer,
+        };
+        let finished = status.is_some_and(OrchestrationStatus::is_terminal) || instance_id.is_entity();
+        if !finished && !self.may_purge_unfinished() {
+            let status = status.map_or("Unknown", OrchestrationStatus::name);
+            return reply::message(
+                StatusCode::BAD_REQUEST,
+                &format!(
+                    "Only finished orchestrations can be purged, and this one is in the {status} state. \
+                     Terminate it first, or add 'force=true'."
+                ),
+            );
+        }
+        let client = self.hub.client.clone();
+        match undisturbed(async move { client.purge(&instance_id).await }).await {
+            Err(error) => self.failed(&error),
+            // Somebody else was faster.
+            Ok(purged) if purged.instances == 0 => reply::empty(StatusCode::NOT_FOUND),
+            Ok(purged) => reply::json(StatusCode::OK, &json!({ "instancesDeleted": purged.instances })),
+        }
+    }
+
+    fn may_purge_unfinished(&self) -> bool {
+        self.api.options.purges_any_status || self.query.boolean("force").unwrap_or(false)
+    }
+
+    /// Differs: the reference leaves out statuses that are not final and takes an empty list for any status, so
+    /// that it deletes everything in the range, running instances and entities too.
+    pub(super) async fn purge_matching(self) -> Response {
+        let Some(from) = self.query.time("createdTimeFrom") else {
+            return reply::json(
+                StatusCode::BAD_REQUEST,
+                &json!("Please provide value for 'createdTimeFrom' parameter."),
+            );
+        };
+        let lenient = self.api.options.lenient_statuses;
+        let to = match self.query.time("createdTimeTo") {
+            // Differs: the reference takes what it cannot read for absent, and then purges up to now.
+            None if !lenient && self.query.filled("createdTimeTo").is_some() => {
+                return reply::argument("The parameter 'createdTimeTo' is not a date and time.");
+            }
+            to => to.unwrap_or_else(|| self.hub.client.now()),
+        };
+        let mut statuses = self.query.statuses("runtimeStatus", !lenient);
+        if let Some(unknown) = statuses.unknown.first().filter(|_| !lenient) {
+            return reply::argument(&unknown_status(unknown));
+        }
+        let unfinished = statuses.known.iter().find(|status| !status.is_terminal()).copied();
+        if let Some(status) = unfinished.filter(|_| !lenient) {
+            return reply::message(
+                StatusCode::BAD_REQUEST,
+                &format!("Only finished orchestrations can be purged, not those in the {status} state."),
+            );
+        }
+        statuses.known.retain(|status| status.is_terminal());
+        let filter = PurgeFilter { created_from: Some(from), created_to: Some(to), statuses: statuses.known };
+        let client = self.hub.client.clone();
+        match undisturbed(async move { client.purge_matching(&filter).await }).await {
+            Err(error) => self.failed(&error),
+            Ok(purged) if purged.removed.instances == 0 => reply::empty(StatusCode::NOT_FOUND),
+            Ok(purged) => {
+                reply::json(StatusCode::OK, &json!({ "instancesDeleted": purged.removed.instances }))
+            }
+        }
+    }
+}

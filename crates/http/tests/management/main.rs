@@ -1,0 +1,6 @@
+//! The management API, by its requests.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod cases;
+mod matrix;
+mod support;
