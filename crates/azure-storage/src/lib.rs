@@ -12,8 +12,10 @@ mod large_messages;
 pub mod message;
 pub mod metrics;
 pub mod names;
+mod ownership;
 pub mod partition;
 mod queue;
+mod renewal;
 mod service;
 mod session;
 mod settings;
@@ -26,4 +28,4 @@ pub use hub::{
 };
 pub use metrics::StorageMetrics;
 pub use service::AzureStorageService;
-pub use settings::AzureStorageSettings;
+pub use settings::{AzureStorageSettings, DOTNET_VISIBILITY_TIMEOUT};

@@ -1,9 +1,10 @@
 //! The backend as a worker sees it.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use taskhub_core::{
     ActivityWorkItem, EpisodeCommit, ErrorKind, LockToken, OrchestrationService, OrchestrationWorkItem,
     Readiness, ServiceError, ServiceStatus, TaskMessage, Timestamp,
@@ -16,15 +17,20 @@ use tokio_util::task::TaskTracker;
 use crate::checkpoint;
 use crate::hub::{Hub, PartitionManagerKind};
 use crate::metrics::StorageMetrics;
+use crate::ownership::{DRAIN_INTERVAL, Owner};
 use crate::partition::manager::PartitionManager;
 use crate::partition::status::StatusBoard;
 use crate::queue::control::ControlQueue;
 use crate::queue::receive::Receiver;
 use crate::queue::send::{MessageSender, Sender};
 use crate::queue::work_item::WorkItemQueue;
+use crate::renewal::renew_held;
 use crate::session::manager::SessionManager;
-use crate::shared::{DRAIN_INTERVAL, Owner, Shared, renew_held};
+use crate::shared::Shared;
 use crate::tracking::store::TrackingStore;
+
+/// Time for each of the last steps of a stop, if storage does not answer.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// A task hub in Azure Storage as a worker uses it.
 pub struct AzureStorageService {
@@ -38,7 +44,8 @@ struct Running {
     stop: CancellationToken,
     force: CancellationToken,
     manager: Mutex<Option<JoinHandle<()>>>,
-    renewer: JoinHandle<()>,
+    renewer: Mutex<Option<JoinHandle<()>>>,
+    stop_renewing: CancellationToken,
 }
 
 /// A worker that is dropped without being stopped is like one that was killed: nothing of it runs on, its
@@ -46,8 +53,10 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.shared.stopping.cancel();
-        self.renewer.abort();
-        if let Some(manager) = self.manager.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(renewer) = lock(&self.renewer).take() {
+            renewer.abort();
+        }
+        if let Some(manager) = lock(&self.manager).take() {
             manager.abort();
         }
         for (queue, task) in self.shared.queues().values() {
@@ -55,6 +64,10 @@ impl Drop for Running {
             task.abort();
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AzureStorageService {
@@ -71,6 +84,17 @@ impl AzureStorageService {
     /// What this worker counts.
     pub fn metrics(&self) -> &StorageMetrics {
         &self.hub.metrics
+    }
+
+    /// Renewals that are under way end first, so that every message's receipt is known.
+    async fn stop_renewing(&self, running: &Running) {
+        running.stop_renewing.cancel();
+        let renewer = lock(&running.renewer).take();
+        if let Some(mut renewer) = renewer
+            && tokio::time::timeout(STOP_GRACE, &mut renewer).await.is_err()
+        {
+            renewer.abort();
+        }
     }
 
     fn running(&self) -> Result<&Running, ServiceError> {
@@ -117,13 +141,22 @@ impl OrchestrationService for AzureStorageService {
             tasks: TaskTracker::new(),
             status: StatusBoard::default(),
             stopping: CancellationToken::new(),
+            cut_off: CancellationToken::new(),
         });
         let (stop, force) = (CancellationToken::new(), CancellationToken::new());
         let owner = Arc::new(Owner(shared.clone()));
         let manager = PartitionManager::new(self.hub.clone(), owner);
         let manager = tokio::spawn(manager.run(stop.clone(), force.clone()));
-        let renewer = tokio::spawn(renew_held(shared.clone()));
-        let running = Running { shared, stop, force, manager: Mutex::new(Some(manager)), renewer };
+        let stop_renewing = CancellationToken::new();
+        let renewer = tokio::spawn(renew_held(shared.clone(), stop_renewing.clone()));
+        let running = Running {
+            shared,
+            stop,
+            force,
+            manager: Mutex::new(Some(manager)),
+            renewer: Mutex::new(Some(renewer)),
+            stop_renewing,
+        };
         // Guarded by `starting`: nobody else has set it.
         let _ = self.running.set(running);
         Ok(())
@@ -144,37 +177,70 @@ impl OrchestrationService for AzureStorageService {
         running.shared.status.status(partitions, patience)
     }
 
+    /// Receiving stops everywhere at once. From then on three things happen side by side: what nobody works
+    /// on becomes visible, each partition goes to its next owner as soon as its own sessions have ended, and
+    /// activities that run may finish; their replies go to the queues whoever owns them. What is not finished
+    /// after `drain_timeout` is cut off and becomes visible, too. Every wait ends: when storage hangs, a few
+    /// times [`STOP_GRACE`] after `drain_timeout`.
     async fn stop(&self, drain_timeout: Duration) -> Result<(), ServiceError> {
         let running = self.running()?;
         let shared = &running.shared;
-        let deadline = Instant::now() + drain_timeout;
-        // Stop receiving everywhere first; then sessions and activities finish; then rows are handed back.
         shared.stopping.cancel();
         shared.sessions.changed.notify_waiters();
         for (queue, _) in shared.queues().values() {
             queue.stop.cancel();
         }
-        shared.work_items.give_back_unstarted().await;
         running.stop.cancel();
-        let manager = running.manager.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut manager) = manager
-            && tokio::time::timeout(drain_timeout, &mut manager).await.is_err()
-        {
-            tracing::warn!(hub = %self.hub.name(), "not everything was finished in time; stopping anyway");
+        let manager = lock(&running.manager).take();
+        let work = async {
+            tokio::join!(shared.work_items.give_back_unstarted(), async {
+                while shared.sessions.any_active() || shared.work_items.any_locked() {
+                    tokio::time::sleep(DRAIN_INTERVAL).await;
+                }
+            });
+        };
+        let finish = async {
+            if tokio::time::timeout(drain_timeout, work).await.is_err() {
+                tracing::warn!(hub = %self.hub.name(), "not everything was finished in time; stopping anyway");
+            }
+            // Nothing may hide what is made visible now.
+            self.stop_renewing(running).await;
+            shared.cut_off.cancel();
+            let left = tokio::time::timeout(STOP_GRACE, async {
+                tokio::join!(
+                    shared.give_back(shared.sessions.all_held()),
+                    shared.work_items.give_back_unstarted(),
+                    shared.work_items.give_back_locked(),
+                )
+            });
+            if left.await.is_err() {
+                tracing::warn!(
+                    hub = %self.hub.name(),
+                    "not all messages could be made visible; they reappear when their visibility timeout ends"
+                );
+            }
+        };
+        let hand_over = async {
+            let Some(mut manager) = manager else { return };
+            // Cut-off sessions do not hold their partitions any longer.
+            let ended = async {
+                shared.cut_off.cancelled().await;
+                tokio::time::sleep(STOP_GRACE).await;
+            };
+            tokio::select! {
+                biased;
+                _ = &mut manager => return,
+                () = ended => {}
+            }
+            tracing::warn!(hub = %self.hub.name(), "not all partitions could be handed back; their leases run out");
             running.force.cancel();
-            let _ = tokio::time::timeout(Duration::from_secs(5), manager).await;
-        }
-        // Episodes and activities that run may finish; their results count.
-        while (shared.sessions.any_active() || shared.work_items.any_locked()) && Instant::now() < deadline {
-            tokio::time::sleep(DRAIN_INTERVAL).await;
-        }
-        running.renewer.abort();
-        // Whatever is left was cut off: let others see it at once.
-        shared.give_back(shared.sessions.all_held()).await;
-        shared.work_items.give_back_unstarted().await;
-        shared.work_items.give_back_locked().await;
+            if tokio::time::timeout(STOP_GRACE, &mut manager).await.is_err() {
+                manager.abort();
+            }
+        };
+        tokio::join!(finish, hand_over);
         shared.tasks.close();
-        let _ = tokio::time::timeout(Duration::from_secs(5), shared.tasks.wait()).await;
+        let _ = tokio::time::timeout(STOP_GRACE, shared.tasks.wait()).await;
         Ok(())
     }
 
@@ -217,11 +283,10 @@ impl OrchestrationService for AzureStorageService {
 
     async fn renew_orchestration(&self, token: LockToken) -> Result<Timestamp, ServiceError> {
         let shared = &self.running()?.shared;
-        let mut until = Timestamp::MAX;
-        for message in shared.sessions.current(token) {
-            until = until.min(shared.renew(&message).await?);
-        }
-        Ok(until)
+        let messages = shared.sessions.current(token);
+        join_all(messages.iter().map(|m| shared.renew(m))).await.into_iter().collect::<Result<(), _>>()?;
+        let left = messages.iter().map(|m| m.remaining()).min();
+        Ok(left.map_or(Timestamp::MAX, |left| self.hub.clock.now() + left))
     }
 
     async fn complete_orchestration(
@@ -293,12 +358,8 @@ impl OrchestrationService for AzureStorageService {
         let Some(message) = shared.work_items.locked(token) else {
             return Err(shared.no_session("renew an activity", token));
         };
-        let visibility = self.hub.settings.work_item_queue_visibility_timeout;
-        let renewed = message.renew(&*self.hub.account.queues, visibility).await;
-        renewed.map_err(|e| {
-            let what = format!("cannot renew an activity request. instance=`{}`", message.instance_id());
-            self.hub.failed(what, e)
-        })
+        shared.renew(&message).await?;
+        Ok(self.hub.clock.now() + message.remaining())
     }
 
     /// The reply goes first: a crash between the two steps runs the activity again, and replay ignores
@@ -326,7 +387,13 @@ impl OrchestrationService for AzureStorageService {
     async fn abandon_activity(&self, token: LockToken) -> Result<(), ServiceError> {
         let shared = &self.running()?.shared;
         let Some(request) = shared.work_items.take(token) else { return Ok(()) };
-        request.abandon(&*self.hub.account.queues).await.map_err(|e| {
+        let queues = &*self.hub.account.queues;
+        // Whoever goes on shall see it at once.
+        let given_back = match shared.stopping.is_cancelled() {
+            true => request.give_back(queues, Duration::ZERO).await,
+            false => request.abandon(queues).await,
+        };
+        given_back.map_err(|e| {
             let what = format!("cannot put back an activity request. instance=`{}`", request.instance_id());
             self.hub.failed(what, e)
         })

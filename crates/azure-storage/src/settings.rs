@@ -5,6 +5,12 @@ use taskhub_core::{TaskHubName, WorkerId};
 use crate::hub::PartitionManagerKind;
 use crate::message::MessageEncoding;
 
+/// How long this worker hides messages by default.
+const DEFAULT_VISIBILITY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a .NET worker on the same hub hides the messages it receives. Source: Azure/durabletask,
+/// `AzureStorageOrchestrationServiceSettings.ControlQueueVisibilityTimeout` and that of work items.
+pub const DOTNET_VISIBILITY_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// Settings of a hub, a worker and a client, with DTFx's names and defaults.
 ///
 /// Source: Azure/durabletask, `AzureStorageOrchestrationServiceSettings`.
@@ -47,9 +53,14 @@ pub struct AzureStorageSettings {
     pub control_queue_batch_size: u32,
     /// Receiving pauses while this process holds as many control messages.
     pub control_queue_buffer_threshold: usize,
-    /// How long a received control message stays hidden without renewal.
+    /// How long a received control message stays hidden without renewal. Renewed when a third has passed.
+    ///
+    /// Differs: DTFx hides messages for five minutes, which is how long everything in the hands of a worker
+    /// that dies, or in a reply that is lost, stays undone.
     pub control_queue_visibility_timeout: Duration,
-    /// How long a received activity request stays hidden without renewal.
+    /// How long a received activity request stays hidden without renewal. Renewed when a third has passed.
+    ///
+    /// Differs: as for control messages.
     pub work_item_queue_visibility_timeout: Duration,
     /// Longest wait between two receives from an empty queue.
     pub max_queue_polling_interval: Duration,
@@ -71,8 +82,8 @@ pub struct AzureStorageSettings {
     /// Source: `ControlQueue` drain in `TablePartitionManager` (60 s).
     pub drain_timeout: Duration,
     /// Age under which a message for an instance that nobody knows is put back instead of discarded,
-    /// because its start may still be hidden in another worker's hands. Default: twice the visibility
-    /// timeout.
+    /// because its start may still be hidden in another worker's hands. Default: twice what a .NET worker
+    /// hides messages for ([`DOTNET_VISIBILITY_TIMEOUT`]), whatever the timeouts of this worker.
     pub unknown_instance_grace: Duration,
     /// How long an instance that waits for several results waits for the next one to come before its
     /// episode begins, ten times at most. Each episode costs requests; zero begins at the first result. The
@@ -86,7 +97,6 @@ pub struct AzureStorageSettings {
 impl AzureStorageSettings {
     /// Defaults for a hub.
     pub fn new(task_hub_name: TaskHubName, worker_id: impl Into<WorkerId>) -> Self {
-        let visibility = Duration::from_secs(300);
         Self {
             task_hub_name,
             partition_count: None,
@@ -103,8 +113,8 @@ impl AzureStorageSettings {
             lease_interval: Duration::from_secs(30),
             control_queue_batch_size: 32,
             control_queue_buffer_threshold: 64,
-            control_queue_visibility_timeout: visibility,
-            work_item_queue_visibility_timeout: visibility,
+            control_queue_visibility_timeout: DEFAULT_VISIBILITY_TIMEOUT,
+            work_item_queue_visibility_timeout: DEFAULT_VISIBILITY_TIMEOUT,
             max_queue_polling_interval: Duration::from_secs(30),
             max_storage_operation_concurrency: 25
                 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -115,7 +125,7 @@ impl AzureStorageSettings {
             throw_exception_on_invalid_dedupe_status: false,
             disable_execution_started_deduplication: false,
             drain_timeout: Duration::from_secs(60),
-            unknown_instance_grace: visibility * 2,
+            unknown_instance_grace: DOTNET_VISIBILITY_TIMEOUT * 2,
             fan_in_linger: Duration::from_millis(50),
             hand_off_local_activities: false,
         }

@@ -15,11 +15,10 @@ use crate::lifecycle::{ABANDON_GRACE, Lifecycle};
 /// How long one receive waits for work.
 /// Source: Azure/durabletask, `WorkItemDispatcher.DefaultReceiveTimeout`.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// A lock is renewed this long before its end.
-/// Source: Azure/durabletask, `TaskOrchestrationDispatcher.RenewUntil`.
-const RENEW_BEFORE_END: Duration = Duration::from_secs(30);
-/// Shortest and longest time between two renewals. Source: as above.
-const RENEW_RANGE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// Shortest time between two renewals, the one after a failed one included.
+const SHORTEST_RENEWAL: Duration = Duration::from_millis(250);
+/// Longest wait until a renewal that failed is repeated.
+const LONGEST_REPETITION: Duration = Duration::from_secs(2);
 
 /// How a work item ended, as far as the loop cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +155,20 @@ fn lock(back_offs: &Mutex<BackOffs>) -> std::sync::MutexGuard<'_, BackOffs> {
     back_offs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work` and renews its lock until it is done. `locked_until` is updated with every renewal.
+/// How long to wait with the next renewal of a lock that holds for another `left`, after so many failed ones
+/// in a row: a third of its length, so that there is time for some more if it fails; those come quickly.
+///
+/// Differs: DTFx renews half a minute before the end, which is no time at all for a lock of that length.
+fn renewal_wait(left: Duration, failures: u32) -> Duration {
+    if failures == 0 {
+        return (left / 3).max(SHORTEST_RENEWAL);
+    }
+    let doubled = SHORTEST_RENEWAL.saturating_mul(2u32.saturating_pow(failures - 1));
+    doubled.min(LONGEST_REPETITION).min((left / 3).max(SHORTEST_RENEWAL))
+}
+
+/// Runs `work` and renews its lock until it is done. `locked_until` is updated with every renewal. Work goes on
+/// when the lock is lost: its result may still be the first to arrive.
 ///
 /// Differs: DTFx stops renewing an activity after the first error; here only a lost lock ends it.
 pub(crate) async fn renewing<T, R, F>(
@@ -169,10 +181,10 @@ where
     R: Fn() -> F,
     F: Future<Output = Result<Timestamp, ServiceError>>,
 {
+    let mut failures = 0;
     let mut work = std::pin::pin!(work);
     loop {
-        let wait =
-            locked_until.saturating_since(clock.now() + RENEW_BEFORE_END).clamp(RENEW_RANGE.0, RENEW_RANGE.1);
+        let wait = renewal_wait(locked_until.saturating_since(clock.now()), failures);
         tokio::select! {
             biased;
             result = &mut work => return result,
@@ -185,12 +197,43 @@ where
             renewed = renew() => renewed,
         };
         match renewed {
-            Ok(until) => *locked_until = until,
+            Ok(until) => (*locked_until, failures) = (until, 0),
             Err(error) if error.kind() == taskhub_core::ErrorKind::SessionAborted => {
                 warn!(error = error.chain(), "the lock is lost, work goes on without it");
                 return work.await;
             }
-            Err(error) => warn!(error = error.chain(), "cannot renew a lock, trying again"),
+            Err(error) => {
+                failures += 1;
+                warn!(error = error.chain(), failures, "cannot renew a lock, trying again");
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(left_seconds: u64, failures: u32, expected_millis: u128) {
+        let wait = renewal_wait(Duration::from_secs(left_seconds), failures);
+        assert_eq!(wait.as_millis(), expected_millis, "{left_seconds} s left, {failures} failures");
+    }
+
+    #[test]
+    fn locks_are_renewed_when_a_third_of_their_length_has_passed() {
+        check(30, 0, 10_000);
+        check(300, 0, 100_000);
+        check(1, 0, 333);
+        check(0, 0, 250);
+    }
+
+    #[test]
+    fn failed_renewals_are_repeated_quickly_and_several_times_before_the_lock_ends() {
+        for (failures, expected) in [(1, 250), (2, 500), (3, 1000), (4, 2000), (5, 2000), (90, 2000)] {
+            check(20, failures, expected);
+        }
+        check(3, 4, 1000);
+        check(0, 4, 250);
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::queue::backoff::PollingBackoff;
 use crate::queue::held::sort_received;
+use crate::settings::AzureStorageSettings;
 use crate::shared::Shared;
 
 /// Longest wait while too many messages are held, or the lease has run out.
@@ -18,6 +19,64 @@ use crate::shared::Shared;
 ///
 /// Differs: DTFx waits that long; here receiving goes on when there is room.
 const PAUSE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long, after a partition has been acquired, polling stays brisk: what was in the hands of its last
+/// owner, and the replies of activities that still run there, come back in this time.
+///
+/// Differs: DTFx lets the polling interval grow as always, so that replies wait up to half a minute.
+pub(crate) const BRISK_PERIOD: Duration = Duration::from_secs(60);
+/// Longest wait between two receives in that time.
+pub(crate) const BRISK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Longest time that one storage request may take with its repetitions, with some reserve.
+/// See [`taskhub_storage::request::RequestSettings::total_timeout`].
+const LONGEST_REQUEST: Duration = Duration::from_secs(75);
+
+/// Longest time between two receives that is no sign of trouble.
+fn longest_turn(settings: &AzureStorageSettings) -> Duration {
+    LONGEST_REQUEST + settings.max_queue_polling_interval
+}
+
+/// How receiving goes.
+#[derive(Debug)]
+struct Progress {
+    /// Nothing is received after this.
+    lease_until: Instant,
+    /// When the last receive succeeded, or there was a good reason not to receive.
+    last: Instant,
+    brisk_until: Instant,
+    report: Report,
+}
+
+/// What kept messages in their queue for some time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// Receives that failed.
+    pub(crate) failures: u32,
+    /// Pauses because this process held enough messages.
+    pub(crate) full: u32,
+    /// Pauses because the lease had run out.
+    pub(crate) expired: u32,
+    /// Receives that succeeded.
+    pub(crate) receives: u32,
+}
+
+impl Progress {
+    fn begin(lease_until: Instant) -> Self {
+        let now = Instant::now();
+        Self { lease_until, last: now, brisk_until: now + BRISK_PERIOD, report: Report::default() }
+    }
+
+    fn received(&mut self) {
+        self.last = Instant::now();
+        self.report.receives += 1;
+    }
+
+    fn paused(&mut self, full: bool) {
+        self.last = Instant::now();
+        *(if full { &mut self.report.full } else { &mut self.report.expired }) += 1;
+    }
+}
 
 /// Most hidden messages whose due time is remembered; more are found by polling.
 const MAX_ALARMS: usize = 10_000;
@@ -30,18 +89,20 @@ pub(crate) struct ControlQueue {
     pub(crate) bell: Arc<Notify>,
     /// Cancelled to stop receiving.
     pub(crate) stop: CancellationToken,
-    lease_until: Arc<Mutex<Instant>>,
+    owned_since: Timestamp,
+    progress: Arc<Mutex<Progress>>,
     alarms: Arc<Mutex<BTreeSet<Timestamp>>>,
     alarm_set: Arc<Notify>,
 }
 
 impl ControlQueue {
-    pub(crate) fn new(partition: PartitionId, lease_until: Instant) -> Self {
+    pub(crate) fn new(partition: PartitionId, lease_until: Instant, now: Timestamp) -> Self {
         Self {
             partition,
             bell: Arc::new(Notify::new()),
             stop: CancellationToken::new(),
-            lease_until: Arc::new(Mutex::new(lease_until)),
+            owned_since: now,
+            progress: Arc::new(Mutex::new(Progress::begin(lease_until))),
             alarms: Arc::default(),
             alarm_set: Arc::default(),
         }
@@ -74,6 +135,26 @@ impl ControlQueue {
         due
     }
 
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long this worker has owned the queue.
+    pub(crate) fn owned_for(&self, now: Timestamp) -> Duration {
+        now.saturating_since(self.owned_since)
+    }
+
+    /// How receiving has gone since the last question.
+    pub(crate) fn take_report(&self) -> Report {
+        std::mem::take(&mut self.progress().report)
+    }
+
+    /// Whether receiving works. A loop that has neither received (be it nothing) nor paused because enough is
+    /// held for so long as no request and no wait may take does not: then somebody else shall own the queue.
+    pub(crate) fn is_live(&self, settings: &AzureStorageSettings) -> bool {
+        self.progress().last.elapsed() <= longest_turn(settings)
+    }
+
     /// Waits after an empty receive: until something is known to have come, or as long as the back-off says.
     async fn wait_for_more(
         &self,
@@ -82,7 +163,11 @@ impl ControlQueue {
         rung: impl Future<Output = ()>,
     ) {
         tokio::pin!(rung);
-        let silent_until = Instant::now() + poll.delay();
+        let mut delay = poll.delay();
+        if self.progress().brisk_until > Instant::now() {
+            delay = delay.min(BRISK_INTERVAL);
+        }
+        let silent_until = Instant::now() + delay;
         loop {
             let now = shared.hub.clock.now();
             if self.take_due_alarms(now) {
@@ -107,12 +192,7 @@ impl ControlQueue {
 
     /// The lease has been renewed.
     pub(crate) fn renewed(&self, lease_until: Instant) {
-        *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner) = lease_until;
-    }
-
-    /// Until when the queue is this worker's, by its own monotonic clock.
-    pub(crate) fn lease_until(&self) -> Instant {
-        *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress().lease_until = lease_until;
     }
 
     /// Receives until stopped. A receive that is under way is always waited for: its messages would
@@ -128,25 +208,34 @@ impl ControlQueue {
         while !self.stop.is_cancelled() {
             let rung = self.bell.notified();
             let mut wait = Duration::ZERO;
-            let expired = Instant::now() >= self.lease_until();
+            let expired = Instant::now() >= self.progress().lease_until;
             let full = shared.sessions.held_count() >= settings.control_queue_buffer_threshold;
             if expired || full {
                 wait = PAUSE_INTERVAL;
+                self.progress().paused(full);
             } else {
                 let visibility = settings.control_queue_visibility_timeout;
                 match shared.receiver.receive(&queue, settings.control_queue_batch_size, visibility).await {
                     Ok(messages) if !messages.is_empty() => {
+                        self.progress().received();
                         failures = PollingBackoff::new(settings.max_queue_polling_interval);
                         poll.signalled();
                         let mut messages: Vec<_> = messages.into_iter().map(Arc::new).collect();
                         sort_received(&mut messages);
-                        shared.clone().route_received(self.partition, messages).await;
+                        if self.stop.is_cancelled() {
+                            shared.give_back(messages).await;
+                        } else {
+                            shared.clone().route_received(self.partition, messages).await;
+                        }
                     }
                     Ok(_) => {
+                        failures = PollingBackoff::new(settings.max_queue_polling_interval);
+                        self.progress().received();
                         self.wait_for_more(&shared, &mut poll, rung).await;
                         continue;
                     }
                     Err(e) => {
+                        self.progress().report.failures += 1;
                         failures.elapsed(shared.hub.ids.random());
                         wait = failures.delay();
                         tracing::warn!(

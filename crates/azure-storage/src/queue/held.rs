@@ -1,9 +1,10 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use taskhub_core::{EventKind, InstanceId, OrchestrationInstance, TaskMessage, Timestamp};
-use taskhub_storage::{ErrorKind, PopReceipt, PutReceipt, QueueMessage, QueueStore, Result};
-use tokio::sync::Mutex;
+use taskhub_storage::{Error, ErrorKind, PopReceipt, PutReceipt, QueueMessage, QueueStore, Result};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::Instant;
 
 use crate::message::MessageData;
 use crate::queue::backoff::abandon_delay;
@@ -17,49 +18,85 @@ pub(crate) struct HeldMessage {
     /// The text as stored, which every update of the visibility must send again.
     text: String,
     pub(crate) inserted_at: Timestamp,
+    /// When it was received, by the service's clock.
+    pub(crate) received_at: Timestamp,
     pub(crate) dequeue_count: u32,
+    /// How long it stays hidden from each reception and renewal on.
+    visibility: Duration,
+    /// One request about the message at a time: each changes the receipt.
+    turn: Arc<AsyncMutex<()>>,
     lock: Mutex<Lock>,
+}
+
+/// When a message was asked for and for how long it is hidden.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hidden {
+    /// Just before the request. The time until the message reappears is measured from here on the own
+    /// monotonic clock, because the service's clock may be another and replies take their time.
+    pub(crate) asked_at: Instant,
+    pub(crate) visibility: Duration,
 }
 
 #[derive(Debug)]
 struct Lock {
     receipt: PopReceipt,
-    next_visible_at: Timestamp,
-    /// Deleted or given back: nothing may touch it any more.
-    done: bool,
+    /// Counts receptions: a reply to a request with an older receipt changes nothing.
+    reception: u32,
+    hidden_until: Instant,
+    state: State,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Held,
+    /// The receipt is worth nothing any more: the message is gone, or somebody has received it since.
+    Lost,
+    /// Deleted or given back: nothing may touch it any more.
+    Done,
+}
+
+/// What a renewal has led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// Hidden for the full time again, or there was nothing to renew.
+    Kept,
+    /// The lock is lost, and this is the first to notice.
+    Lost,
+}
+
+/// The right to send the next request about a message.
+#[derive(Debug)]
+pub(crate) struct Turn(#[allow(dead_code, reason = "held, not read")] OwnedMutexGuard<()>);
+
 impl HeldMessage {
-    pub(crate) fn received(queue: &str, message: QueueMessage, data: MessageData) -> Self {
+    pub(crate) fn received(queue: &str, message: QueueMessage, data: MessageData, hidden: Hidden) -> Self {
         Self {
             data,
             queue: queue.to_owned(),
             message_id: message.receipt.message_id.clone(),
             text: message.text,
             inserted_at: message.inserted_at,
+            received_at: message.next_visible_at - hidden.visibility,
             dequeue_count: message.dequeue_count,
-            lock: Mutex::new(Lock {
-                receipt: message.receipt,
-                next_visible_at: message.next_visible_at,
-                done: false,
-            }),
+            visibility: hidden.visibility,
+            turn: Arc::default(),
+            lock: Mutex::new(Lock::new(message.receipt, hidden)),
         }
     }
 
     /// A message that this process has put hidden: it holds the receipt without having received it.
-    pub(crate) fn put(queue: &str, put: PutReceipt, text: String, data: MessageData) -> Self {
+    pub(crate) fn put(queue: &str, put: PutReceipt, text: String, data: MessageData, hidden: Hidden) -> Self {
         Self {
             data,
             queue: queue.to_owned(),
             message_id: put.receipt.message_id.clone(),
             text,
             inserted_at: put.inserted_at,
+            received_at: put.inserted_at,
             dequeue_count: 1,
-            lock: Mutex::new(Lock {
-                receipt: put.receipt,
-                next_visible_at: put.next_visible_at,
-                done: false,
-            }),
+            visibility: hidden.visibility,
+            turn: Arc::default(),
+            lock: Mutex::new(Lock::new(put.receipt, hidden)),
         }
     }
 
@@ -79,53 +116,115 @@ impl HeldMessage {
         matches!(self.data.task_message.event.kind, EventKind::ExecutionStarted(_))
     }
 
+    fn lock(&self) -> MutexGuard<'_, Lock> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The same message was received once more: the newer reception counts.
-    pub(crate) async fn adopt(&self, newer: &Self) {
-        let (receipt, next_visible_at) = {
-            let newer = newer.lock.lock().await;
-            (newer.receipt.clone(), newer.next_visible_at)
+    pub(crate) fn adopt(&self, newer: &Self) {
+        let (receipt, hidden_until) = {
+            let newer = newer.lock();
+            (newer.receipt.clone(), newer.hidden_until)
         };
-        let mut lock = self.lock.lock().await;
+        let mut lock = self.lock();
         lock.receipt = receipt;
-        lock.next_visible_at = next_visible_at;
-    }
-
-    /// Until when the message stays hidden without renewal.
-    pub(crate) async fn locked_until(&self) -> Timestamp {
-        self.lock.lock().await.next_visible_at
-    }
-
-    /// Hides the message for `visibility` from now. Does nothing once it is deleted or given back.
-    pub(crate) async fn renew(&self, queues: &dyn QueueStore, visibility: Duration) -> Result<Timestamp> {
-        let mut lock = self.lock.lock().await;
-        if !lock.done {
-            let (receipt, at) =
-                queues.update_message(&self.queue, &lock.receipt, &self.text, visibility).await?;
-            lock.receipt = receipt;
-            lock.next_visible_at = at;
+        lock.hidden_until = hidden_until;
+        lock.reception += 1;
+        if lock.state == State::Lost {
+            lock.state = State::Held;
         }
-        Ok(lock.next_visible_at)
+    }
+
+    /// How long the message stays hidden without renewal.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.lock().hidden_until.saturating_duration_since(Instant::now())
+    }
+
+    /// How long the message stays hidden after a renewal.
+    pub(crate) fn visibility(&self) -> Duration {
+        self.visibility
+    }
+
+    /// Whether this process knows that it holds the message no longer.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lock().state == State::Lost
+    }
+
+    /// How long until a renewal is due, which is when a third of the time has passed; `None` when there is
+    /// nothing to renew.
+    pub(crate) fn renewal_due_in(&self) -> Option<Duration> {
+        let lock = self.lock();
+        let due_at = lock.hidden_until - self.visibility * 2 / 3;
+        (lock.state == State::Held).then(|| due_at.saturating_duration_since(Instant::now()))
+    }
+
+    /// The next turn, if a renewal is due and no other request about the message is under way.
+    pub(crate) fn begin_renewal(&self) -> Option<Turn> {
+        let due = self.renewal_due_in().is_some_and(|left| left.is_zero());
+        due.then(|| self.turn.clone().try_lock_owned().ok().map(Turn))?
+    }
+
+    /// Hides the message for its full time from now, within `deadline`. A renewal that takes longer fails,
+    /// and may have taken place nevertheless: a later one then finds the lock lost.
+    pub(crate) async fn renew(
+        &self,
+        turn: Turn,
+        queues: &dyn QueueStore,
+        deadline: Duration,
+    ) -> Result<Renewal> {
+        let _turn = turn;
+        let (receipt, reception) = {
+            let lock = self.lock();
+            if lock.state != State::Held {
+                return Ok(Renewal::Kept);
+            }
+            (lock.receipt.clone(), lock.reception)
+        };
+        let asked_at = Instant::now();
+        let request = queues.update_message(&self.queue, &receipt, &self.text, self.visibility);
+        let renewed = tokio::time::timeout(deadline, request).await.unwrap_or_else(|_| {
+            let message = "no answer in time for a renewal";
+            Err(Error::new(ErrorKind::Unavailable, "UpdateMessage", &self.queue, message))
+        });
+        let mut lock = self.lock();
+        if lock.reception != reception || lock.state != State::Held {
+            return Ok(Renewal::Kept);
+        }
+        match renewed {
+            Ok((receipt, _)) => {
+                lock.receipt = receipt;
+                lock.hidden_until = asked_at + self.visibility;
+                Ok(Renewal::Kept)
+            }
+            Err(e) if is_gone(&e) => {
+                lock.state = State::Lost;
+                Ok(Renewal::Lost)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// Deletes the message. A message that is gone counts as deleted; one that somebody else has received
     /// since is left to them.
     pub(crate) async fn delete(&self, queues: &dyn QueueStore) -> Result<()> {
-        let mut lock = self.lock.lock().await;
-        if lock.done {
-            return Ok(());
-        }
-        match queues.delete_message(&self.queue, &lock.receipt).await {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) if e.kind() == ErrorKind::PopReceiptMismatch => {
-                tracing::debug!(
-                    queue = self.queue,
-                    message = self.message_id,
-                    "a processed message has been received again and is left to its receiver"
-                );
+        let _turn = self.turn.lock().await;
+        while let Some((receipt, reception)) = self.usable() {
+            match queues.delete_message(&self.queue, &receipt).await {
+                // This process has received it once more meanwhile.
+                Err(e) if is_gone(&e) && self.lock().reception != reception => continue,
+                Err(e) if e.kind() == ErrorKind::PopReceiptMismatch => {
+                    tracing::debug!(
+                        queue = self.queue,
+                        message = self.message_id,
+                        "a processed message has been received again and is left to its receiver"
+                    );
+                }
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                other => other?,
             }
-            other => other?,
+            break;
         }
-        lock.done = true;
+        self.lock().state = State::Done;
         Ok(())
     }
 
@@ -136,16 +235,39 @@ impl HeldMessage {
 
     /// Gives the message back, to be received again after `delay`.
     pub(crate) async fn give_back(&self, queues: &dyn QueueStore, delay: Duration) -> Result<()> {
-        let mut lock = self.lock.lock().await;
-        if lock.done {
-            return Ok(());
+        let _turn = self.turn.lock().await;
+        while let Some((receipt, reception)) = self.usable() {
+            match queues.update_message(&self.queue, &receipt, &self.text, delay).await {
+                Err(e) if is_gone(&e) && self.lock().reception != reception => continue,
+                Err(e) if is_gone(&e) => {}
+                other => {
+                    self.lock().state = State::Done;
+                    return other.map(drop);
+                }
+            }
+            break;
         }
-        lock.done = true;
-        match queues.update_message(&self.queue, &lock.receipt, &self.text, delay).await {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PopReceiptMismatch) => Ok(()),
-            other => other.map(drop),
-        }
+        self.lock().state = State::Done;
+        Ok(())
     }
+
+    /// The receipt, as long as it gives a right to the message.
+    fn usable(&self) -> Option<(PopReceipt, u32)> {
+        let lock = self.lock();
+        (lock.state == State::Held).then(|| (lock.receipt.clone(), lock.reception))
+    }
+}
+
+impl Lock {
+    fn new(receipt: PopReceipt, hidden: Hidden) -> Self {
+        let hidden_until = hidden.asked_at + hidden.visibility;
+        Self { receipt, reception: 0, hidden_until, state: State::Held }
+    }
+}
+
+/// The message does not exist, or its receipt is not the newest.
+fn is_gone(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PopReceiptMismatch)
 }
 
 /// Sorts a received batch as DTFx does, by insertion time and then by the sender's sequence number; within

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use taskhub_core::ServiceError;
 use taskhub_storage::{ErrorKind, QueueMessage};
+use tokio::time::Instant;
 
 use crate::hub::Hub;
 use crate::large_messages::LargeMessages;
 use crate::message::{self, DecodeError, Decoded, MessageData};
 use crate::queue::backoff::abandon_delay;
-use crate::queue::held::HeldMessage;
+use crate::queue::held::{HeldMessage, Hidden};
 
 /// Receives messages of a hub and reads them.
 #[derive(Debug, Clone)]
@@ -30,13 +31,14 @@ impl Receiver {
         count: u32,
         visibility: Duration,
     ) -> Result<Vec<HeldMessage>, ServiceError> {
+        let hidden = Hidden { asked_at: Instant::now(), visibility };
         let received = self.hub.account.queues.get_messages(queue, count, visibility).await;
         let received =
             received.map_err(|e| self.hub.failed(format!("cannot receive. queue=`{queue}`"), e))?;
         let mut messages = Vec::with_capacity(received.len());
         for message in received {
             match self.read(&message.text).await {
-                Ok(data) => messages.push(HeldMessage::received(queue, message, data)),
+                Ok(data) => messages.push(HeldMessage::received(queue, message, data, hidden)),
                 Err(error) => self.put_back_unreadable(queue, message, &error).await,
             }
         }

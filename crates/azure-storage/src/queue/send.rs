@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use taskhub_core::{OrchestrationInstance, PartitionId, ServiceError, TaskMessage};
 use taskhub_storage::PutReceipt;
+use tokio::time::Instant;
 
 use crate::hub::Hub;
 use crate::large_messages::LargeMessages;
 use crate::message::{self, MessageData, Packed};
 use crate::partition::hash::partition_of;
-use crate::queue::held::HeldMessage;
+use crate::queue::held::{HeldMessage, Hidden};
 use crate::queue::work_item::WorkItemQueue;
 
 /// Sends messages of one process.
@@ -57,7 +58,7 @@ impl MessageSender {
     ) -> Result<Sent, ServiceError> {
         let queue = self.hub.names.control_queue(self.partition_of(message));
         let delay = message::visibility_delay(message, self.hub.clock.now());
-        self.put(&queue, message, sender, delay).await
+        self.put(&queue, message, sender, delay).await.map(|(sent, _)| sent)
     }
 
     /// Puts an activity request on the work-item queue, or into the hands of a dispatcher of this process
@@ -71,8 +72,9 @@ impl MessageSender {
         let queue = self.hub.names.work_item_queue();
         if let Some(reserved) = work_items.reserve() {
             let visibility = self.hub.settings.work_item_queue_visibility_timeout;
-            let sent = self.put(&queue, message, sender, visibility).await?;
-            reserved.hand_over(HeldMessage::put(&queue, sent.put, sent.text, sent.data));
+            let (sent, asked_at) = self.put(&queue, message, sender, visibility).await?;
+            let hidden = Hidden { asked_at, visibility };
+            reserved.hand_over(HeldMessage::put(&queue, sent.put, sent.text, sent.data, hidden));
         } else {
             self.put(&queue, message, sender, std::time::Duration::ZERO).await?;
             work_items.bell.notify_one();
@@ -94,13 +96,14 @@ impl MessageSender {
             .await
     }
 
+    /// What was put, and when that was asked for.
     async fn put(
         &self,
         queue: &str,
         message: &TaskMessage,
         sender: &Sender,
         delay: std::time::Duration,
-    ) -> Result<Sent, ServiceError> {
+    ) -> Result<(Sent, Instant), ServiceError> {
         let mut data = MessageData::new(
             self.hub.ids.guid(),
             message.clone(),
@@ -116,6 +119,7 @@ impl MessageSender {
                 text
             }
         };
+        let asked_at = Instant::now();
         let put = self.hub.account.queues.put_message(queue, &text, delay).await.map_err(|e| {
             let what = format!(
                 "cannot send a message. queue=`{queue}` instance=`{}` event=`{}`",
@@ -124,7 +128,7 @@ impl MessageSender {
             );
             self.hub.failed(what, e)
         })?;
-        Ok(Sent { put, text, data })
+        Ok((Sent { put, text, data }, asked_at))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use taskhub_core::{ActivityWorkItem, LockToken, ServiceError};
 use taskhub_storage::ErrorKind;
 use tokio::sync::Notify;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
 use crate::queue::backoff::PollingBackoff;
+use crate::queue::control::{BRISK_INTERVAL, BRISK_PERIOD};
 use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
 
@@ -31,6 +33,7 @@ pub(crate) struct WorkItemQueue {
 
 #[derive(Debug, Default)]
 struct State {
+    brisk_until: Option<Instant>,
     last_token: u64,
     local: VecDeque<Arc<HeldMessage>>,
     promised: usize,
@@ -93,7 +96,7 @@ impl WorkItemQueue {
         Ok(Some(ActivityWorkItem {
             token,
             message: message.task().clone(),
-            locked_until: message.locked_until().await,
+            locked_until: self.hub.clock.now() + message.remaining(),
             attempt: message.dequeue_count,
         }))
     }
@@ -124,7 +127,11 @@ impl WorkItemQueue {
                 poll.signalled();
                 return Ok(Some(Arc::new(message)));
             }
-            let wait = poll.delay().min(deadline.saturating_duration_since(Instant::now()));
+            let mut wait = poll.delay();
+            if self.state().brisk_until.is_some_and(|until| until > Instant::now()) {
+                wait = wait.min(BRISK_INTERVAL);
+            }
+            let wait = wait.min(deadline.saturating_duration_since(Instant::now()));
             tokio::select! {
                 biased;
                 () = rung => poll.signalled(),
@@ -144,6 +151,19 @@ impl WorkItemQueue {
         self.state().locked.get(&token).cloned()
     }
 
+    /// Another worker has gone or hands over: what it had in hands reappears soon. Polling is brisk for a
+    /// while, beginning now.
+    pub(crate) fn expect_more(&self) {
+        self.state().brisk_until = Some(Instant::now() + BRISK_PERIOD);
+        self.bell.notify_one();
+    }
+
+    /// All requests held, running ones and those that wait for a dispatcher.
+    pub(crate) fn all_held(&self) -> Vec<Arc<HeldMessage>> {
+        let state = self.state();
+        state.local.iter().chain(state.locked.values()).cloned().collect()
+    }
+
     /// Whether any request is being worked on.
     pub(crate) fn any_locked(&self) -> bool {
         !self.state().locked.is_empty()
@@ -157,17 +177,13 @@ impl WorkItemQueue {
     /// Makes everything that nobody works on visible again.
     pub(crate) async fn give_back_unstarted(&self) {
         let unstarted: Vec<_> = self.state().local.drain(..).collect();
-        for message in unstarted {
-            self.give_back(&message).await;
-        }
+        join_all(unstarted.iter().map(|m| self.give_back(m))).await;
     }
 
     /// Makes everything still locked visible again: its work was cut off.
     pub(crate) async fn give_back_locked(&self) {
         let locked: Vec<_> = std::mem::take(&mut self.state().locked).into_values().collect();
-        for message in locked {
-            self.give_back(&message).await;
-        }
+        join_all(locked.iter().map(|m| self.give_back(m))).await;
     }
 
     async fn give_back(&self, message: &HeldMessage) {

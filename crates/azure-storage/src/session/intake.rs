@@ -37,7 +37,7 @@ impl Shared {
         for message in received {
             match self.sessions.held(&message.message_id) {
                 // Received once more while it is in our hands: only the newer receipt is of interest.
-                Some(held) => held.adopt(&message).await,
+                Some(held) => held.adopt(&message),
                 None => fresh.push(message),
             }
         }
@@ -109,12 +109,11 @@ impl Shared {
                 return StartCheck::PutBack;
             }
         };
-        let visibility = self.hub.settings.control_queue_visibility_timeout;
         let received = ReceivedStart {
             start,
             created_at: message.task().event.timestamp,
             dequeue_count: message.dequeue_count,
-            received_at: message.locked_until().await - visibility,
+            received_at: message.received_at,
         };
         check_start(received, row.as_ref())
     }

@@ -49,16 +49,13 @@ impl Shared {
             instance.execution_id = start.and_then(|t| t.target.execution_id.clone());
             self.sessions.set_execution(token, instance.execution_id.clone());
         }
-        let mut locked_until = Timestamp::MAX;
-        for message in &messages {
-            locked_until = locked_until.min(message.locked_until().await);
-        }
+        let locked_until = messages.iter().map(|m| m.remaining()).min().unwrap_or_default();
         Ok(Some(OrchestrationWorkItem {
             token,
             instance,
             history: history.events,
             messages: tasks,
-            locked_until,
+            locked_until: self.hub.clock.now() + locked_until,
             attempt: messages.iter().map(|m| m.dequeue_count).max().unwrap_or(1),
         }))
     }

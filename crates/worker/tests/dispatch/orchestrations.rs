@@ -285,7 +285,7 @@ async fn a_lock_is_renewed_while_an_executor_works_and_no_longer() {
     let builder = service.worker().orchestration_executor(Arc::new(Remote(Duration::from_secs(100))));
     settle(&service, builder, |s| s.commits().len() == 1).await;
     let renewals: Vec<u64> = service.times_of(&Call::Renew(token)).iter().map(Duration::as_secs).collect();
-    assert_eq!(renewals, [30, 60, 90]);
+    assert_eq!(renewals, [20, 40, 60, 80]);
 }
 
 #[tokio::test(start_paused = true)]

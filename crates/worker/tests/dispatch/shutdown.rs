@@ -52,12 +52,12 @@ async fn work_that_does_not_end_is_given_back() {
         std::future::pending::<()>().await;
         Ok::<_, ActivityError>(())
     });
-    let settings = WorkerSettings { drain_timeout: Duration::from_secs(20), ..WorkerSettings::default() };
+    let settings = WorkerSettings { drain_timeout: Duration::from_secs(15), ..WorkerSettings::default() };
     let worker = running(builder.settings(settings)).await;
     service.until("it runs", |s| s.open() == 1).await;
     let begun = tokio::time::Instant::now();
     worker.stop().await;
-    assert_eq!(begun.elapsed().as_secs(), 20);
+    assert_eq!(begun.elapsed().as_secs(), 15);
     assert_eq!(service.calls_of(token), [Call::AbandonActivity(token)]);
 }
 
