@@ -42,7 +42,7 @@ fn longest_turn(settings: &AzureStorageSettings) -> Duration {
 struct Progress {
     /// Nothing is received after this.
     lease_until: Instant,
-    /// When the last receive succeeded, or there was a good reason not to receive.
+    /// When the loop last came round: a receive ended, well or not, or there was a reason not to receive.
     last: Instant,
     brisk_until: Instant,
     report: Report,
@@ -70,6 +70,11 @@ impl Progress {
     fn received(&mut self) {
         self.last = Instant::now();
         self.report.receives += 1;
+    }
+
+    fn failed(&mut self) {
+        self.last = Instant::now();
+        self.report.failures += 1;
     }
 
     fn paused(&mut self, full: bool) {
@@ -149,8 +154,8 @@ impl ControlQueue {
         std::mem::take(&mut self.progress().report)
     }
 
-    /// Whether receiving works. A loop that has neither received (be it nothing) nor paused because enough is
-    /// held for so long as no request and no wait may take does not: then somebody else shall own the queue.
+    /// Whether the loop comes round. One that takes longer than any request with its repetitions and any wait
+    /// hangs: then somebody else shall own the queue.
     pub(crate) fn is_live(&self, settings: &AzureStorageSettings) -> bool {
         self.progress().last.elapsed() <= longest_turn(settings)
     }
@@ -235,7 +240,7 @@ impl ControlQueue {
                         continue;
                     }
                     Err(e) => {
-                        self.progress().report.failures += 1;
+                        self.progress().failed();
                         failures.elapsed(shared.hub.ids.random());
                         wait = failures.delay();
                         tracing::warn!(
