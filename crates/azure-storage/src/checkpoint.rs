@@ -93,8 +93,14 @@ pub(crate) async fn delete_all(shared: &Shared, messages: &[Arc<HeldMessage>]) -
     let limit = shared.hub.settings.max_storage_operation_concurrency;
     stream::iter(messages.to_vec())
         .map(|message| async move {
-            let deleted = message.delete(&*shared.hub.account.queues).await;
+            let queues = &*shared.hub.account.queues;
+            let deleted = message.delete(queues).await;
             shared.sessions.forget(&message);
+            if deleted.is_err()
+                && let Err(e) = message.put_off(queues).await
+            {
+                tracing::debug!(hub = %shared.hub.name(), error = %e, "cannot put off a processed message");
+            }
             deleted.map_err(|e| {
                 let what = format!(
                     "cannot delete a processed message. queue=`{}` instance=`{}`",

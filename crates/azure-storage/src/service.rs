@@ -376,8 +376,14 @@ impl OrchestrationService for AzureStorageService {
         };
         shared.sender.send_control(&response, &sender).await?;
         shared.announce(shared.sender.partition_of(&response), &response);
-        let deleted = request.delete(&*self.hub.account.queues).await;
+        let queues = &*self.hub.account.queues;
+        let deleted = request.delete(queues).await;
         shared.work_items.take(token);
+        if deleted.is_err()
+            && let Err(e) = request.put_off(queues).await
+        {
+            tracing::debug!(hub = %self.hub.name(), error = %e, "cannot put off a processed request");
+        }
         deleted.map_err(|e| {
             let what = format!("cannot delete an activity request. instance=`{}`", request.instance_id());
             self.hub.failed(what, e)

@@ -233,6 +233,12 @@ impl HeldMessage {
         self.give_back(queues, abandon_delay(self.dequeue_count)).await
     }
 
+    /// Leaves a message alone that should have been deleted and could not be: it comes back after its
+    /// visibility timeout or the back-off of its dequeue count, whichever is longer.
+    pub(crate) async fn put_off(&self, queues: &dyn QueueStore) -> Result<()> {
+        self.give_back(queues, abandon_delay(self.dequeue_count).max(self.visibility)).await
+    }
+
     /// Gives the message back, to be received again after `delay`.
     pub(crate) async fn give_back(&self, queues: &dyn QueueStore, delay: Duration) -> Result<()> {
         let _turn = self.turn.lock().await;
