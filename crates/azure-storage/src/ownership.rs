@@ -8,6 +8,7 @@ use taskhub_core::PartitionId;
 use tokio::time::Instant;
 
 use crate::partition::owner::PartitionOwner;
+use crate::partition::status::StatusBoard;
 use crate::queue::control::ControlQueue;
 use crate::shared::Shared;
 
@@ -128,5 +129,9 @@ impl PartitionOwner for Owner {
                 "partition drained: it goes to its next owner"
             );
         }
+    }
+
+    fn status(&self) -> &StatusBoard {
+        &self.0.status
     }
 }
