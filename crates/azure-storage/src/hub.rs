@@ -10,11 +10,13 @@ use taskhub_core::{
     Clock, ErrorKind, IdSource, OrchestrationStatus, PartitionId, ServiceError, TaskHubName, Timestamp,
 };
 use taskhub_storage as storage;
-use taskhub_storage::{LeaseState, PutBlob, StorageAccount, TableQuery};
+use taskhub_storage::{PutBlob, StorageAccount, TableQuery};
 
 use crate::error::{failed, unreadable};
 use crate::metrics::StorageMetrics;
 use crate::names::{ResourceNames, TASK_HUB_INFO_BLOB};
+use crate::partition::evidence::chosen;
+use crate::partition::ownership::PartitionOwnership;
 use crate::partition::table::PartitionLease;
 use crate::settings::AzureStorageSettings;
 
@@ -29,14 +31,45 @@ const INCOMPLETE_ATTEMPTS: u32 = 10;
 const INCOMPLETE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Which of DTFx's partition managers a hub uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PartitionManagerKind {
     /// Rows of the Partitions table, the default of provider 2.x.
+    #[default]
     Table,
     /// Two lease blobs per partition, the default of provider 1.x.
     Safe,
     /// One lease blob per partition.
     Legacy,
+}
+
+impl PartitionManagerKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Table, Self::Safe, Self::Legacy];
+
+    /// Its name in settings, logs and errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Safe => "safe",
+            Self::Legacy => "legacy",
+        }
+    }
+}
+
+impl fmt::Display for PartitionManagerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The rows of the Partitions table.
+#[derive(Debug, Default)]
+pub(crate) struct PartitionRows {
+    pub(crate) rows: Vec<PartitionLease>,
+    /// The server's clock when it answered.
+    pub(crate) served_at: Option<Timestamp>,
+    /// When the last of them was written.
+    pub(crate) written_at: Option<Timestamp>,
 }
 
 /// What a hub's resources tell of it.
@@ -91,6 +124,8 @@ pub struct HubInspection {
     pub queues: Vec<QueueInspection>,
     /// Rows of the Partitions table.
     pub partitions: Vec<PartitionLease>,
+    /// Who reads which queue, whatever the partition manager.
+    pub owners: Vec<PartitionOwnership>,
     /// Number of instances by status name.
     pub instances: BTreeMap<String, u64>,
     /// When this was seen.
@@ -183,10 +218,19 @@ impl Hub {
     }
 
     async fn detect_once(&self) -> Result<Detected, ServiceError> {
-        if let Some(rows) = self.partition_rows().await?
-            && !rows.is_empty()
-        {
+        let rows = self.partition_rows().await?.unwrap_or_default();
+        let by_rows = rows.evidence(self.clock.now());
+        // Rows that are in use settle it.
+        let manager = if by_rows.as_ref().is_some_and(|e| e.live.is_some()) {
+            Some(PartitionManagerKind::Table)
+        } else {
+            let mut evidence: Vec<_> = by_rows.into_iter().collect();
+            evidence.extend(self.blob_evidence().await?);
+            chosen(&evidence)
+        };
+        if manager == Some(PartitionManagerKind::Table) {
             let queues = self.control_queues().await?;
+            let rows = rows.rows;
             let mut partitions: Vec<_> =
                 rows.iter().filter_map(|r| self.names.partition_of_queue(&r.queue)).collect();
             partitions.sort();
@@ -199,6 +243,23 @@ impl Hub {
                 manager: PartitionManagerKind::Table,
             }));
         }
+        let counted = rows.rows.len() as u32;
+        let Some(partition_count) = self.info_partition_count().await?.or((counted > 0).then_some(counted))
+        else {
+            let queues = if manager.is_some() { self.control_queues().await? } else { Vec::new() };
+            return Ok(match manager {
+                None => Detected::Nothing,
+                Some(_) => Detected::Incomplete { rows: 0, queues: queues.len() },
+            });
+        };
+        // Without lease blobs a hub has just begun to be, as provider 1.x makes it.
+        let configured = self.settings.partition_manager.filter(|kind| *kind != PartitionManagerKind::Table);
+        let manager = manager.or(configured).unwrap_or(PartitionManagerKind::Safe);
+        Ok(Detected::Complete(HubLayout { partition_count, manager }))
+    }
+
+    /// The partition count in the hub's info blob; `None` when there is no such blob.
+    async fn info_partition_count(&self) -> Result<Option<u32>, ServiceError> {
         let container = self.names.lease_container();
         let info = self
             .account
@@ -206,7 +267,7 @@ impl Hub {
             .get_blob(&container, TASK_HUB_INFO_BLOB)
             .await
             .map_err(|e| self.failed("cannot read the hub's info blob", e))?;
-        let Some(info) = info else { return Ok(Detected::Nothing) };
+        let Some(info) = info else { return Ok(None) };
         let count = serde_json::from_slice::<serde_json::Value>(&info.content)
             .ok()
             .and_then(|v| v.get("PartitionCount")?.as_u64())
@@ -219,29 +280,25 @@ impl Hub {
                     "PartitionCount from 1 to 16 expected",
                 )
             })?;
-        Ok(Detected::Complete(HubLayout {
-            partition_count: count as u32,
-            manager: PartitionManagerKind::Safe,
-        }))
+        Ok(Some(count as u32))
     }
 
     /// Rows of the Partitions table; `None` when there is no such table.
-    pub(crate) async fn partition_rows(&self) -> Result<Option<Vec<PartitionLease>>, ServiceError> {
+    pub(crate) async fn partition_rows(&self) -> Result<Option<PartitionRows>, ServiceError> {
         let table = self.names.partitions_table();
-        let mut rows = Vec::new();
+        let mut found = PartitionRows::default();
         let mut query = TableQuery::default();
         loop {
             match self.account.tables.query(&table, &query).await {
                 Ok(page) => {
-                    rows.extend(
-                        page.entities
-                            .iter()
-                            .filter(|e| e.partition_key.is_empty())
-                            .map(PartitionLease::from_entity),
-                    );
+                    found.served_at = page.served_at;
+                    for row in page.entities.iter().filter(|row| row.partition_key.is_empty()) {
+                        found.written_at = found.written_at.max(row.timestamp);
+                        found.rows.push(PartitionLease::from_entity(row));
+                    }
                     match page.continuation {
                         Some(next) => query.continuation = Some(next),
-                        None => return Ok(Some(rows)),
+                        None => return Ok(Some(found)),
                     }
                 }
                 Err(e) if e.kind() == storage::ErrorKind::NotFound => return Ok(None),
@@ -257,38 +314,7 @@ impl Hub {
         Ok(queues.into_iter().filter(|q| self.names.partition_of_queue(q).is_some()).collect())
     }
 
-    /// Refuses a hub whose lease blobs are held at this moment: a worker of a blob partition manager reads
-    /// its queues, and does not see the Partitions table.
-    ///
-    /// # Errors
-    /// `Invalid` naming a blob that is leased.
-    pub(crate) async fn refuse_leased_blobs(&self) -> Result<(), ServiceError> {
-        let container = self.names.lease_container();
-        let mut continuation = None;
-        loop {
-            let page = match self.account.blobs.list_blobs(&container, "", continuation).await {
-                Ok(page) => page,
-                Err(e) if e.kind() == storage::ErrorKind::NotFound => return Ok(()),
-                Err(e) => return Err(self.failed("cannot list the lease blobs", e)),
-            };
-            if let Some(blob) = page.blobs.iter().find(|b| b.properties.lease == LeaseState::Leased) {
-                return Err(ServiceError::new(
-                    ErrorKind::Invalid,
-                    format!(
-                        "a worker of another partition manager reads this hub's queues. hub=`{}` blob=`{container}/{}`",
-                        self.name(),
-                        blob.name
-                    ),
-                ));
-            }
-            continuation = page.continuation;
-            if continuation.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// The hub's layout; creates the hub, with the table partition manager, where it does not exist.
+    /// The hub's layout; creates the hub where it does not exist.
     ///
     /// # Errors
     /// As [`Hub::detect`].
@@ -299,15 +325,18 @@ impl Hub {
         }
     }
 
-    /// Creates what is missing, with the table partition manager: all queues first, then the partition rows
-    /// from the last to the first, so that a hub that is half made never looks like a smaller one.
+    /// Creates what is missing, for the configured partition manager, by default the table manager: its lease
+    /// store, then all queues, then the lease records. Partition rows are made from the last to the first, so
+    /// that a hub that is half made never looks like a smaller one; with lease blobs the info blob tells the
+    /// number of partitions.
     ///
-    /// Differs: DTFx makes queues and rows side by side.
+    /// Differs: DTFx makes queues and lease records side by side.
     ///
     /// # Errors
     /// `Unavailable` when the service is still deleting a hub of this name; otherwise as [`Hub::detect`].
     pub async fn create(&self) -> Result<HubLayout, ServiceError> {
-        let partition_count = self.settings.partition_count.unwrap_or(DEFAULT_PARTITION_COUNT);
+        let wanted_count = self.settings.partition_count.unwrap_or(DEFAULT_PARTITION_COUNT);
+        let manager = self.settings.partition_manager.unwrap_or_default();
         let StorageAccount { queues, tables, blobs } = &self.account;
         let (container, info) = (self.names.app_lease_container(), self.names.app_lease_info_blob());
         self.when_deleted(|| blobs.create_container(&container)).await?;
@@ -318,8 +347,7 @@ impl Hub {
             }
             _ => {}
         }
-        let partitions = self.names.partitions_table();
-        self.when_deleted(|| tables.create_table(&partitions)).await?;
+        let partition_count = self.create_lease_store(manager, wanted_count).await?;
         let (history, instances) = (self.names.history_table(), self.names.instances_table());
         let work_items = self.names.work_item_queue();
         tokio::try_join!(
@@ -331,19 +359,52 @@ impl Hub {
                 self.when_deleted(|| queues.create_queue(&queue)).await
             })),
         )?;
+        self.create_leases(manager, partition_count).await?;
+        // Another process may have created the hub at the same time, with another count.
+        self.detect().await?.ok_or_else(|| {
+            self.unreadable("the hub is not there after its creation", "it was deleted at the same time")
+        })
+    }
+
+    /// Makes the table or container of a partition manager's lease records, and tells how many partitions the
+    /// hub has. An info blob that exists is never changed.
+    ///
+    /// Differs: DTFx overwrites it when the configured count differs.
+    pub(crate) async fn create_lease_store(
+        &self,
+        manager: PartitionManagerKind,
+        partition_count: u32,
+    ) -> Result<u32, ServiceError> {
+        if manager == PartitionManagerKind::Table {
+            let partitions = self.names.partitions_table();
+            self.when_deleted(|| self.account.tables.create_table(&partitions)).await?;
+            return Ok(partition_count);
+        }
+        let (blobs, container) = (&self.account.blobs, self.names.lease_container());
+        self.when_deleted(|| blobs.create_container(&container)).await?;
+        let content = task_hub_info(self.name(), self.clock.now(), partition_count);
+        let create_only = PutBlob { create_only: true, ..PutBlob::default() };
+        match blobs.put_blob(&container, TASK_HUB_INFO_BLOB, content.into(), create_only).await {
+            Err(e) if e.kind() == storage::ErrorKind::AlreadyExists => {
+                Ok(self.info_partition_count().await?.unwrap_or(partition_count))
+            }
+            Err(e) => Err(self.failed("cannot create the hub's info blob", e)),
+            Ok(_) => Ok(partition_count),
+        }
+    }
+
+    pub(crate) async fn create_partition_rows(&self, partition_count: u32) -> Result<(), ServiceError> {
+        let partitions = self.names.partitions_table();
         for partition in (0..partition_count).rev() {
             let row = PartitionLease::free(self.names.control_queue(PartitionId(partition))).to_entity();
-            match tables.execute(&partitions, storage::TableOperation::Insert(row)).await {
+            match self.account.tables.execute(&partitions, storage::TableOperation::Insert(row)).await {
                 Err(e) if e.kind() != storage::ErrorKind::AlreadyExists => {
                     return Err(self.failed("cannot create a partition row", e));
                 }
                 _ => {}
             }
         }
-        // Another process may have created the hub at the same time, with another count.
-        self.detect().await?.ok_or_else(|| {
-            self.unreadable("the hub is not there after its creation", "it was deleted at the same time")
-        })
+        Ok(())
     }
 
     /// Repeats a create while the service still deletes a resource of the same name.
@@ -427,8 +488,18 @@ impl Hub {
             let oldest_age = first.first().map(|m| at.saturating_since(m.inserted_at));
             queues.push(QueueInspection { name, length, oldest_age });
         }
-        let partitions = self.partition_rows().await?.unwrap_or_default();
-        Ok(HubInspection { layout, queues, partitions, instances: self.count_instances().await?, at })
+        let PartitionRows { rows: partitions, served_at, .. } =
+            self.partition_rows().await?.unwrap_or_default();
+        let owners = match layout.map(|layout| layout.manager) {
+            Some(PartitionManagerKind::Table) => {
+                let now = served_at.unwrap_or(at);
+                partitions.iter().map(|row| PartitionOwnership::of_row(row, now)).collect()
+            }
+            Some(manager) => self.blob_ownerships(manager).await?,
+            None => Vec::new(),
+        };
+        let instances = self.count_instances().await?;
+        Ok(HubInspection { layout, queues, partitions, owners, instances, at })
     }
 
     async fn count_instances(&self) -> Result<BTreeMap<String, u64>, ServiceError> {
@@ -456,6 +527,15 @@ impl Hub {
             }
         }
     }
+}
+
+/// Content of the info blob. Source: Azure/durabletask, `TaskHubInfo`.
+fn task_hub_info(hub: &TaskHubName, created_at: Timestamp, partition_count: u32) -> String {
+    // Names are letters and digits.
+    format!(
+        r#"{{"TaskHubName":"{hub}","CreatedAt":"{}","PartitionCount":{partition_count}}}"#,
+        created_at.to_iso()
+    )
 }
 
 enum Detected {

@@ -27,5 +27,6 @@ pub use hub::{
     DEFAULT_PARTITION_COUNT, Hub, HubInspection, HubLayout, PartitionManagerKind, QueueInspection,
 };
 pub use metrics::StorageMetrics;
+pub use partition::{OwnershipState, PartitionOwnership};
 pub use service::AzureStorageService;
 pub use settings::{AzureStorageSettings, DOTNET_VISIBILITY_TIMEOUT};

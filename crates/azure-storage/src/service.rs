@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::checkpoint;
-use crate::hub::{Hub, PartitionManagerKind};
+use crate::hub::Hub;
 use crate::metrics::StorageMetrics;
 use crate::ownership::{DRAIN_INTERVAL, Owner};
 use crate::partition::manager::PartitionManager;
@@ -118,17 +118,7 @@ impl OrchestrationService for AzureStorageService {
             ));
         }
         let layout = self.hub.ensure().await?;
-        if layout.manager != PartitionManagerKind::Table {
-            return Err(ServiceError::new(
-                ErrorKind::Invalid,
-                format!(
-                    "the hub's partitions are managed by lease blobs; a second manager would read the same \
-                     queues. hub=`{}`",
-                    self.hub.name()
-                ),
-            ));
-        }
-        self.hub.refuse_leased_blobs().await?;
+        let manager_kind = self.hub.settle_manager(layout).await?;
         let receiver = Receiver::new(self.hub.clone());
         let shared = Arc::new(Shared {
             hub: self.hub.clone(),
@@ -145,7 +135,7 @@ impl OrchestrationService for AzureStorageService {
         });
         let (stop, force) = (CancellationToken::new(), CancellationToken::new());
         let owner = Arc::new(Owner(shared.clone()));
-        let manager = PartitionManager::new(self.hub.clone(), owner);
+        let manager = PartitionManager::new(self.hub.clone(), owner, manager_kind);
         let manager = tokio::spawn(manager.run(stop.clone(), force.clone()));
         let stop_renewing = CancellationToken::new();
         let renewer = tokio::spawn(renew_held(shared.clone(), stop_renewing.clone()));

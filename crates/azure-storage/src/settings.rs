@@ -45,8 +45,13 @@ pub struct AzureStorageSettings {
     pub app_lease_acquire_interval: Duration,
     /// Duration of the app lease, 15 to 60 s.
     pub app_lease_interval: Duration,
+    /// Writes this application's id into the hub as the one that shall have the app lease, and takes it from
+    /// whoever holds it: once, when the worker starts.
+    pub take_app_lease: bool,
     /// Interval of the partition manager's loop.
     pub lease_acquire_interval: Duration,
+    /// Interval of renewals of lease blobs, and the longest time for one request to them.
+    pub lease_renew_interval: Duration,
     /// Duration of a partition lease.
     pub lease_interval: Duration,
     /// Messages per receive from a control queue, 1 to 32.
@@ -109,7 +114,9 @@ impl AzureStorageSettings {
             app_lease_renew_interval: Duration::from_secs(25),
             app_lease_acquire_interval: Duration::from_secs(300),
             app_lease_interval: Duration::from_secs(60),
+            take_app_lease: false,
             lease_acquire_interval: Duration::from_secs(10),
+            lease_renew_interval: Duration::from_secs(10),
             lease_interval: Duration::from_secs(30),
             control_queue_batch_size: 32,
             control_queue_buffer_threshold: 64,
@@ -149,6 +156,9 @@ impl AzureStorageSettings {
         in_range("control_queue_batch_size", u64::from(self.control_queue_batch_size), 1, 32)?;
         in_range("app_lease_interval", self.app_lease_interval.as_secs(), 15, 60)?;
         in_range("lease_interval", self.lease_interval.as_secs(), 1, 3600)?;
+        if matches!(self.partition_manager, Some(PartitionManagerKind::Safe | PartitionManagerKind::Legacy)) {
+            in_range("lease_interval", self.lease_interval.as_secs(), 15, 60)?;
+        }
         let week = 7 * 24 * 3600;
         in_range(
             "control_queue_visibility_timeout",

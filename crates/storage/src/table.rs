@@ -206,6 +206,8 @@ pub struct EntityPage {
     pub entities: Vec<Entity>,
     /// Where the next page begins; `None` at the end.
     pub continuation: Option<String>,
+    /// The server's clock when it answered, in whole seconds (the `Date` header); `None` if it did not say.
+    pub served_at: Option<Timestamp>,
 }
 
 /// Quotes a text for an OData filter: `O'Brien` becomes `'O''Brien'`.

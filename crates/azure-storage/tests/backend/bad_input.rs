@@ -100,7 +100,7 @@ async fn a_hub_whose_records_contradict_each_other_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hub_that_lease_blobs_manage_serves_clients_but_refuses_a_worker() {
+async fn a_hub_that_provider_1_has_begun_to_create_serves_clients_and_is_finished_by_a_worker() {
     let world = World::new();
     world.account.blobs.create_container("testhub-leases").await.unwrap();
     let info = r#"{"TaskHubName":"TestHub","CreatedAt":"2026-01-15T09:30:12Z","PartitionCount":2}"#;
@@ -114,9 +114,12 @@ async fn a_hub_that_lease_blobs_manage_serves_clients_but_refuses_a_worker() {
     start(&world.client(), "x").await;
     assert_eq!(world.control_messages(), 1);
     assert!(!world.store.tables().contains(&"TestHubPartitions".to_owned()));
-    let service = AzureStorageService::new(world.hub(World::settings("w1")));
-    let error = service.start().await.unwrap_err();
-    assert!(error.to_string().contains("lease blobs"), "{error}");
+    let worker = world.worker("w1").await;
+    assert_eq!(lock(&worker).await.instance.instance_id.as_str(), "x");
+    let blobs: Vec<_> = world.store.blobs("testhub-leases").into_iter().map(|(name, _)| name).collect();
+    let leases =
+        ["intent", "ownership"].map(|folder| [0, 1].map(|n| format!("{folder}/testhub-control-0{n}")));
+    assert_eq!(blobs, [leases.concat(), vec!["taskhub.json".to_owned()]].concat());
 }
 
 #[test]

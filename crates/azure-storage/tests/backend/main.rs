@@ -6,6 +6,7 @@ mod bad_input;
 mod checkpoint;
 mod client;
 mod fleet;
+mod managers;
 mod races;
 mod status;
 mod support;

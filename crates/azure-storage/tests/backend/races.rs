@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taskhub_azure_storage::AzureStorageService;
+use taskhub_azure_storage::{AzureStorageService, PartitionManagerKind};
 use taskhub_core::{
     EventKind, HistoryEvent, OrchestrationInstance, OrchestrationService, OrchestrationServiceClient,
 };
@@ -383,7 +383,8 @@ async fn a_hub_whose_lease_blobs_are_held_is_left_to_the_other_manager() {
     let world = World::new();
     world.client().create_hub().await.unwrap();
     world.account.blobs.create_container("testhub-leases").await.unwrap();
-    world.store.load_blob("testhub-leases", "ownership/testhub-control-00", "{}");
+    world.store.load_blob("testhub-leases", "ownership/testhub-control-00", r#"{"Owner":"other"}"#);
+    world.worker("w0").await.stop(Duration::from_secs(60)).await.unwrap();
     let (blob, minute) = (Some("ownership/testhub-control-00"), Duration::from_secs(60));
     world
         .account
@@ -391,9 +392,12 @@ async fn a_hub_whose_lease_blobs_are_held_is_left_to_the_other_manager() {
         .acquire_lease("testhub-leases", blob, uuid::Uuid::from_u128(1), minute)
         .await
         .unwrap();
-    let service = AzureStorageService::new(world.hub(World::settings("w1")));
+    let mut settings = World::settings("w1");
+    settings.partition_manager = Some(PartitionManagerKind::Table);
+    let service = AzureStorageService::new(world.hub(settings));
     let error = service.start().await.unwrap_err().to_string();
-    assert!(error.contains("testhub-leases/ownership/testhub-control-00"), "{error}");
+    assert!(error.contains("blob=`testhub-leases/ownership/testhub-control-00` owner=`other`"), "{error}");
+    assert!(error.contains("TestHub") && error.contains("force_partition_manager"), "{error}");
     tokio::time::sleep(Duration::from_secs(61)).await;
     service.start().await.unwrap();
 }

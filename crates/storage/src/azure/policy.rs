@@ -2,13 +2,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use azure_core::date::parse_rfc1123;
 use azure_core::headers::{HeaderName, Headers};
 use azure_core::{Body, BytesStream, Context, Method, Policy, PolicyResult, Request, Response, StatusCode};
 use azure_storage::clients::ServiceType;
 use bytes::Bytes;
-use taskhub_core::IdSource;
+use taskhub_core::{IdSource, Timestamp};
 
 use super::batch;
+use super::queue::timestamp;
 
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-ms-error-code");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
@@ -18,6 +20,7 @@ const RETRY_AFTER: HeaderName = HeaderName::from_static("retry-after");
 const CONTENT_LENGTH: HeaderName = HeaderName::from_static("content-length");
 /// Longest wait that an answer may ask for.
 const MAX_RETRY_AFTER_SECONDS: u64 = 3600;
+const DATE: HeaderName = HeaderName::from_static("date");
 const ACCEPT: HeaderName = HeaderName::from_static("accept");
 
 /// In a request's context: the message never expires (`messagettl=-1`), which a `Duration` cannot say.
@@ -40,6 +43,8 @@ pub(super) struct Seen {
     /// The two parts of a table's continuation token.
     pub(super) next_keys: Option<(String, String)>,
     pub(super) retry_after: Option<Duration>,
+    /// The server's clock.
+    pub(super) served_at: Option<Timestamp>,
     /// Index of the operation that made a group transaction fail.
     pub(super) failed_index: Option<usize>,
 }
@@ -126,7 +131,9 @@ impl Policy for Answers {
             let next = headers.get_optional_string(&NEXT_PARTITION_KEY);
             let row = headers.get_optional_string(&NEXT_ROW_KEY).unwrap_or_default();
             let seconds = headers.get_optional_str(&RETRY_AFTER).and_then(|text| text.parse::<u64>().ok());
+            let date = headers.get_optional_str(&DATE).and_then(|text| parse_rfc1123(text).ok());
             let mut seen = answer.seen();
+            seen.served_at = date.map(timestamp);
             seen.status = u16::from(response.status());
             seen.next_keys = next.map(|partition| (partition, row));
             seen.retry_after = seconds.map(|s| Duration::from_secs(s.min(MAX_RETRY_AFTER_SECONDS)));

@@ -216,10 +216,14 @@ impl TableStore for Tables {
         };
         let page = page.map_err(|error| failure(name, table, &error, &answer))?;
         let entities = page.entities.into_iter().map(from_json).collect::<std::result::Result<_, _>>();
-        let next_keys = answer.seen().next_keys.take();
+        let (next_keys, served_at) = {
+            let mut seen = answer.seen();
+            (seen.next_keys.take(), seen.served_at)
+        };
         Ok(EntityPage {
             entities: entities.map_err(|column| unreadable(name, table, &column))?,
             continuation: next_keys.map(|(partition_key, row_key)| format!("{partition_key} {row_key}")),
+            served_at,
         })
     }
 }

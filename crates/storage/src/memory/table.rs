@@ -293,8 +293,10 @@ impl TableStore for MemoryStore {
 
     async fn query(&self, table: &str, query: &TableQuery) -> Result<EntityPage> {
         self.begin().await;
+        let served_at = Some(self.now().truncated_to_second());
         let mut state = self.lock();
         let page_limit = state.page_limit.unwrap_or(usize::MAX);
-        state.table("QueryEntities", table)?.query(query, page_limit)
+        let page = state.table("QueryEntities", table)?.query(query, page_limit)?;
+        Ok(EntityPage { served_at, ..page })
     }
 }
