@@ -39,7 +39,8 @@ impl PartitionManager {
             }
         };
         let (sender, mut held) = watch::channel(None);
-        let _holding = AbortOnDropHandle::new(tokio::spawn(lease.hold(self.kind, self.owner.clone(), sender)));
+        let _holding =
+            AbortOnDropHandle::new(tokio::spawn(lease.hold(self.kind, self.owner.clone(), sender)));
         loop {
             tokio::select! {
                 got = held.wait_for(Option::is_some) => if got.is_err() { return },
