@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Everything that needs only a Rust toolchain: format, lints, documentation, dependency direction,
-# offline tests.
+# Everything that needs only a Rust toolchain: format, dependency direction, image files, the table of
+# warnings, lints, documentation, offline tests.
 #
-#   check.sh [STEP...]     all steps, or some of: fmt clippy doc direction test
+#   check.sh [STEP...]     all steps, or some of: fmt direction images warnings clippy doc test
 #
 # A failing step does not hide the later ones; the exit code is 1 when any failed. The test log is
 # kept in $TASKHUB_LOGS (target/test-logs) as offline.log.
@@ -59,9 +59,11 @@ step() { # NAME COMMAND...
   echo "== $name"
   "$@" || failed="$failed $name"
 }
-for name in ${*:-fmt direction clippy doc test}; do
+for name in ${*:-fmt direction images warnings clippy doc test}; do
   case $name in
     test) step test offline_tests ;;
+    images) step images scripts/images.sh ;;
+    warnings) step warnings scripts/warnings.sh ;;
     fmt | clippy | doc | direction) step "$name" "$name" ;;
     *)
       sed -n '2,8p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//' >&2

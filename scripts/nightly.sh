@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What takes too long for every change: test.sh's tests with the ignored ones (every captured phase on
-# the emulator) and twenty times the usual number of random cases; the feature `entra`.
+# the emulator) and twenty times the usual number of random cases; the feature `entra`; what
+# the images build.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 export TASKHUB_LOGS=${TASKHUB_LOGS:-${CARGO_TARGET_DIR:-target}/test-logs}
@@ -16,6 +17,10 @@ cargo test --locked --no-fail-fast -- --include-ignored 2>&1 | tee "$TASKHUB_LOG
 # The optional feature: a second build of half the workspace. Its tests stay on this machine.
 echo '== entra'
 cargo test --locked --no-fail-fast -p taskhub-storage -p taskhub-cli --features entra || failed="$failed entra"
+
+# What the images build, from what they copy.
+echo '== images'
+scripts/images.sh --build || failed="$failed images"
 
 echo '== azurite'
 azurite() {
