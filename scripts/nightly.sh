@@ -16,7 +16,7 @@ cargo test --locked --no-fail-fast -- --include-ignored 2>&1 | tee "$TASKHUB_LOG
 
 # The optional feature: a second build of half the workspace. Its tests stay on this machine.
 echo '== entra'
-cargo test --locked --no-fail-fast -p taskhub-storage -p taskhub-cli --features entra || failed="$failed entra"
+cargo test --locked --no-fail-fast -p taskhub-storage -p taskhub-cli -p taskhub --features entra || failed="$failed entra"
 
 # What the images build, from what they copy.
 echo '== images'

@@ -79,3 +79,29 @@ async fn an_isolated_hello_sequence_costs_no_more_requests_than_dotnet_needs() {
     handle.shutdown();
     task.await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_worker_makes_no_more_requests_in_an_hour_than_operations_md_says() {
+    let clock = std::sync::Arc::new(VirtualClock::default());
+    let counts = OperationCounts::default();
+    let account = MemoryStore::new(clock.clone()).account().layered(RequestSettings::default(), &counts);
+    let settings = AzureStorageSettings::new(TaskHubName::new("IdleHub").unwrap(), "w1");
+    let hub = Hub::new(settings, account, clock.clone(), seeded_ids(1)).unwrap();
+    let service = std::sync::Arc::new(AzureStorageService::new(hub));
+    let worker = Worker::builder(service).clock(clock).ids(seeded_ids(2)).build().unwrap();
+    let handle = worker.handle();
+    let task = tokio::spawn(worker.run(CancellationToken::new()));
+    // Polling intervals have grown by then.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    counts.reset();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let hour: BTreeMap<String, u64> = counts
+        .snapshot()
+        .into_iter()
+        .map(|((_, operation), count)| (operation.to_owned(), count.count))
+        .collect();
+    let all: u64 = hour.values().sum();
+    assert!(all <= 3_200, "{hour:?}");
+    handle.shutdown();
+    task.await.unwrap().unwrap();
+}
