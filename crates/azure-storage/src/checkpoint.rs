@@ -96,12 +96,16 @@ pub(crate) async fn delete_all(shared: &Shared, messages: &[Arc<HeldMessage>]) -
             let queues = &*shared.hub.account.queues;
             let deleted = message.delete(queues).await;
             shared.sessions.forget(&message);
-            if deleted.is_err()
-                && let Err(e) = message.put_off(queues).await
-            {
-                tracing::debug!(hub = %shared.hub.name(), error = %e, "cannot put off a processed message");
+            match &deleted {
+                Ok(true) => shared.recorder.succeeded(&message),
+                Ok(false) => {}
+                Err(_) => {
+                    if let Err(e) = message.put_off(queues).await {
+                        tracing::debug!(hub = %shared.hub.name(), error = %e, "cannot put off a processed message");
+                    }
+                }
             }
-            deleted.map_err(|e| {
+            deleted.map(drop).map_err(|e| {
                 let what = format!(
                     "cannot delete a processed message. queue=`{}` instance=`{}`",
                     message.queue,

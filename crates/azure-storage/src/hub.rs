@@ -455,7 +455,8 @@ impl Hub {
         if let Err(e) = blobs.break_lease(&app_lease, None).await {
             tracing::debug!(hub = %self.name(), error = %e, "the app lease was not held");
         }
-        for container in [app_lease, self.names.lease_container(), self.names.large_message_container()] {
+        let own = [self.names.large_message_container(), self.names.dead_letter_container()];
+        for container in [app_lease, self.names.lease_container()].into_iter().chain(own) {
             note(blobs.delete_container(&container, None).await);
         }
         first_error.map_or(Ok(()), |e| Err(self.failed("cannot delete the whole hub", e)))

@@ -7,6 +7,11 @@ use taskhub_storage::{ErrorKind, PutBlob};
 use crate::hub::Hub;
 use crate::message;
 
+/// A message or column refers to a blob that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("the blob does not exist")]
+pub(crate) struct MissingBlob;
+
 /// Reads and writes gzipped texts in `{hub}-largemessages`.
 #[derive(Debug)]
 pub(crate) struct LargeMessages<'a> {
@@ -56,7 +61,7 @@ impl<'a> LargeMessages<'a> {
         let Some(blob) = found else {
             return Err(self.hub.unreadable(
                 format!("a large message is missing. container=`{}` blob=`{name}`", self.container),
-                "the blob does not exist",
+                MissingBlob,
             ));
         };
         message::decompress(&blob.content).map_err(|e| {

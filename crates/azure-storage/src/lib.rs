@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod client;
+pub mod dead_letter;
 mod error;
 mod hub;
 mod large_messages;

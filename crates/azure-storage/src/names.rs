@@ -93,6 +93,11 @@ impl ResourceNames {
     pub fn large_message_container(&self) -> String {
         format!("{}-largemessages", self.lower)
     }
+
+    /// The container of dead letters, which only this implementation has; made on first use.
+    pub fn dead_letter_container(&self) -> String {
+        format!("{}-deadletters", self.lower)
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +118,7 @@ mod tests {
         assert_eq!(names.app_lease_container(), "myhub-applease");
         assert_eq!(names.app_lease_info_blob(), "myhub-appleaseinfo");
         assert_eq!(names.large_message_container(), "myhub-largemessages");
+        assert_eq!(names.dead_letter_container(), "myhub-deadletters");
     }
 
     #[test]

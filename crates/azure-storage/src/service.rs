@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 use taskhub_core::{
-    ActivityWorkItem, EpisodeCommit, ErrorKind, LockToken, OrchestrationService, OrchestrationWorkItem,
-    Readiness, ServiceError, ServiceStatus, TaskMessage, Timestamp,
+    ActivityWorkItem, EpisodeCommit, ErrorKind, EventKind, GiveBackReason, LockToken, OrchestrationService,
+    OrchestrationWorkItem, Readiness, ServiceError, ServiceStatus, TaskMessage, Timestamp,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::checkpoint;
+use crate::dead_letter::failure::reason_of;
+use crate::dead_letter::recorder::Recorder;
 use crate::hub::Hub;
+use crate::hub::{Hub, PartitionManagerKind};
 use crate::metrics::StorageMetrics;
 use crate::ownership::{DRAIN_INTERVAL, Owner};
 use crate::partition::manager::PartitionManager;
@@ -120,15 +123,30 @@ impl OrchestrationService for AzureStorageService {
         let layout = self.hub.ensure().await?;
         let manager_kind = self.hub.settle_manager(layout).await?;
         let receiver = Receiver::new(self.hub.clone());
+        if layout.manager != PartitionManagerKind::Table {
+            return Err(ServiceError::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the hub's partitions are managed by lease blobs; a second manager would read the same \
+                     queues. hub=`{}`",
+                    self.hub.name()
+                ),
+            ));
+        }
+        self.hub.refuse_leased_blobs().await?;
+        let tasks = TaskTracker::new();
+        let recorder = Recorder::new(self.hub.clone(), tasks.clone());
+        let receiver = Receiver::new(self.hub.clone(), recorder.clone(), tasks.clone());
         let shared = Arc::new(Shared {
             hub: self.hub.clone(),
             receiver: receiver.clone(),
+            recorder,
             sender: Arc::new(MessageSender::new(self.hub.clone(), layout.partition_count)),
             sessions: SessionManager::default(),
             tracking: TrackingStore::new(self.hub.clone()),
             work_items: WorkItemQueue::new(self.hub.clone(), receiver),
             queues: Mutex::default(),
-            tasks: TaskTracker::new(),
+            tasks,
             status: StatusBoard::default(),
             stopping: CancellationToken::new(),
             cut_off: CancellationToken::new(),
@@ -256,7 +274,7 @@ impl OrchestrationService for AzureStorageService {
                         continue;
                     }
                     Err(e) => {
-                        shared.abandon(token).await;
+                        shared.abandon(token, reason_of(&e)).await;
                         shared.release(token).await;
                         return Err(e);
                     }
@@ -295,7 +313,15 @@ impl OrchestrationService for AzureStorageService {
     }
 
     async fn abandon_orchestration(&self, token: LockToken) -> Result<(), ServiceError> {
-        self.running()?.shared.abandon(token).await;
+        self.give_back_orchestration(token, GiveBackReason::Interrupted).await
+    }
+
+    async fn give_back_orchestration(
+        &self,
+        token: LockToken,
+        reason: GiveBackReason,
+    ) -> Result<(), ServiceError> {
+        self.running()?.shared.abandon(token, reason).await;
         Ok(())
     }
 
@@ -369,29 +395,35 @@ impl OrchestrationService for AzureStorageService {
         let queues = &*self.hub.account.queues;
         let deleted = request.delete(queues).await;
         shared.work_items.take(token);
-        if deleted.is_err()
-            && let Err(e) = request.put_off(queues).await
-        {
-            tracing::debug!(hub = %self.hub.name(), error = %e, "cannot put off a processed request");
+        match &deleted {
+            Ok(true) => shared.recorder.succeeded(&request),
+            Ok(false) => {}
+            Err(_) => {
+                if let Err(e) = request.put_off(queues).await {
+                    tracing::debug!(hub = %self.hub.name(), error = %e, "cannot put off a processed request");
+                }
+            }
         }
-        deleted.map_err(|e| {
+        if let EventKind::TaskScheduled { name: Some(name), .. } = &request.task().event.kind {
+            shared.work_items.set_unknown(name, false);
+        }
+        deleted.map(drop).map_err(|e| {
             let what = format!("cannot delete an activity request. instance=`{}`", request.instance_id());
             self.hub.failed(what, e)
         })
     }
 
     async fn abandon_activity(&self, token: LockToken) -> Result<(), ServiceError> {
+        self.give_back_activity(token, GiveBackReason::Interrupted).await
+    }
+
+    async fn give_back_activity(&self, token: LockToken, reason: GiveBackReason) -> Result<(), ServiceError> {
         let shared = &self.running()?.shared;
         let Some(request) = shared.work_items.take(token) else { return Ok(()) };
-        let queues = &*self.hub.account.queues;
-        // Whoever goes on shall see it at once.
-        let given_back = match shared.stopping.is_cancelled() {
-            true => request.give_back(queues, Duration::ZERO).await,
-            false => request.abandon(queues).await,
-        };
-        given_back.map_err(|e| {
-            let what = format!("cannot put back an activity request. instance=`{}`", request.instance_id());
-            self.hub.failed(what, e)
-        })
+        if let GiveBackReason::UnknownFunction { name } = &reason {
+            shared.work_items.set_unknown(name, true);
+        }
+        shared.put_back_because(&request, &reason).await;
+        Ok(())
     }
 }

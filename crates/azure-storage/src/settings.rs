@@ -94,6 +94,12 @@ pub struct AzureStorageSettings {
     /// episode begins, ten times at most. Each episode costs requests; zero begins at the first result. The
     /// default is the shortest polling delay of DTFx.
     pub fan_in_linger: Duration,
+    /// Takes a message out of its queue once it has failed that often, keeping it as a dead letter; never
+    /// one that a newer worker may understand (unknown functions, unknown types of events). `None`, the
+    /// default, tries for ever.
+    ///
+    /// Differs: DTFx has no such setting and tries for ever.
+    pub quarantine_poison_messages: Option<u32>,
     /// Hands activities to this process when it waits for one: the request is put hidden and run with the
     /// receipt of the put, without being received.
     pub hand_off_local_activities: bool,
@@ -134,6 +140,7 @@ impl AzureStorageSettings {
             drain_timeout: Duration::from_secs(60),
             unknown_instance_grace: DOTNET_VISIBILITY_TIMEOUT * 2,
             fan_in_linger: Duration::from_millis(50),
+            quarantine_poison_messages: None,
             hand_off_local_activities: false,
         }
     }
@@ -178,6 +185,9 @@ impl AzureStorageSettings {
             1,
             10_000,
         )?;
+        if let Some(failures) = self.quarantine_poison_messages {
+            in_range("quarantine_poison_messages", u64::from(failures), 1, u64::from(u32::MAX))?;
+        }
         if self.worker_id.is_empty() {
             return Err("worker_id must not be empty".to_owned());
         }

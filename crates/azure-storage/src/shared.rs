@@ -5,14 +5,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use taskhub_core::{ErrorKind, LockToken, PartitionId, ServiceError, TaskMessage};
+use taskhub_core::{ErrorKind, GiveBackReason, LockToken, PartitionId, ServiceError, TaskMessage};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::dead_letter::failure::{Facts, Failure};
+use crate::dead_letter::recorder::Recorder;
 use crate::hub::Hub;
 use crate::message;
+use crate::metrics::ReasonLabels;
 use crate::partition::status::StatusBoard;
+use crate::queue::backoff::{abandon_delay, unknown_function_delay};
 use crate::queue::control::ControlQueue;
 use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
@@ -26,6 +30,7 @@ use crate::tracking::store::TrackingStore;
 pub(crate) struct Shared {
     pub(crate) hub: Hub,
     pub(crate) receiver: Receiver,
+    pub(crate) recorder: Arc<Recorder>,
     pub(crate) sender: Arc<MessageSender>,
     pub(crate) sessions: SessionManager,
     pub(crate) tracking: TrackingStore,
@@ -62,10 +67,31 @@ impl Shared {
         }
     }
 
-    pub(crate) async fn abandon(&self, token: LockToken) {
+    pub(crate) async fn abandon(&self, token: LockToken, reason: GiveBackReason) {
         let messages = self.sessions.current(token);
         self.sessions.admit(token, Vec::new(), Vec::new());
-        join_all(messages.iter().map(|m| self.put_back(m))).await;
+        join_all(messages.iter().map(|m| self.put_back_because(m, &reason))).await;
+    }
+
+    /// Puts a message back after an attempt to process it.
+    pub(crate) async fn put_back_because(&self, message: &HeldMessage, reason: &GiveBackReason) {
+        match reason {
+            GiveBackReason::UnknownFunction { .. } => {
+                let delay = unknown_function_delay(message.dequeue_count);
+                self.put_back_for(message, "unknown_function", delay).await;
+            }
+            GiveBackReason::Failed { reason } => {
+                self.put_back_failed(message, Failure::processing(reason.clone())).await;
+            }
+            _ => self.put_back_for(message, "interrupted", abandon_delay(message.dequeue_count)).await,
+        }
+    }
+
+    /// Puts a message back that failed.
+    pub(crate) async fn put_back_failed(&self, message: &HeldMessage, failure: Failure) {
+        self.sessions.forget(message);
+        let delay = self.unless_stopping(abandon_delay(message.dequeue_count));
+        self.recorder.settle(Facts::of_held(message), failure, message, delay).await;
     }
 
     pub(crate) async fn release(self: &Arc<Self>, token: LockToken) {
@@ -74,16 +100,21 @@ impl Shared {
         self.fetch_histories(fetch);
     }
 
-    /// Puts a message back with the back-off of its dequeue count; while stopping at once, for the worker that
-    /// takes over.
+    /// Puts a message back whose time has not come, with the back-off of its dequeue count.
     pub(crate) async fn put_back(&self, message: &HeldMessage) {
+        self.put_back_for(message, "not_ready", abandon_delay(message.dequeue_count)).await;
+    }
+
+    /// While stopping, messages go back at once, for the worker that takes over.
+    fn unless_stopping(&self, delay: Duration) -> Duration {
+        if self.stopping.is_cancelled() { Duration::ZERO } else { delay }
+    }
+
+    async fn put_back_for(&self, message: &HeldMessage, reason: &'static str, delay: Duration) {
         self.sessions.forget(message);
-        let queues = &*self.hub.account.queues;
-        let given_back = match self.stopping.is_cancelled() {
-            true => message.give_back(queues, Duration::ZERO).await,
-            false => message.abandon(queues).await,
-        };
-        if let Err(e) = given_back {
+        self.hub.metrics.messages_put_back.get_or_create(&ReasonLabels { reason }).inc();
+        let delay = self.unless_stopping(delay);
+        if let Err(e) = message.give_back(&*self.hub.account.queues, delay).await {
             tracing::warn!(
                 hub = %self.hub.name(), instance = %message.instance_id(), error = %e,
                 "cannot put a message back; it reappears when its visibility timeout ends"

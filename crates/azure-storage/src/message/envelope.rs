@@ -188,9 +188,13 @@ fn write_task_message(w: &mut Writer, message: &TaskMessage) {
 /// # Errors
 /// Text that is no message, and events of an unknown type, which must not be dropped.
 pub fn decode(text: &str) -> Result<Decoded, DecodeError> {
+    read_envelope(&Json::parse(&json_of(text)?)?)
+}
+
+/// The JSON of a message's text, which may be Base64.
+pub(crate) fn json_of(text: &str) -> Result<Cow<'_, str>, DecodeError> {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
-    let json = if text.starts_with('{') { Cow::Borrowed(text) } else { Cow::Owned(from_base64(text)?) };
-    read_envelope(&Json::parse(&json)?)
+    Ok(if text.starts_with('{') { Cow::Borrowed(text) } else { Cow::Owned(from_base64(text)?) })
 }
 
 fn from_base64(text: &str) -> Result<String, DecodeError> {

@@ -28,6 +28,7 @@ mod large;
 pub(crate) mod parts;
 
 pub use delay::visibility_delay;
+pub(crate) use envelope::json_of;
 pub use envelope::{Decoded, MessageData, MessageEncoding, decode, encode, encode_wrapper};
 pub use error::DecodeError;
 pub use large::{

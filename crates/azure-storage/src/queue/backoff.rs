@@ -11,11 +11,17 @@ pub(crate) struct PollingBackoff {
     current: Duration,
     exponent: u32,
     max: Duration,
+    before: (Duration, u32),
 }
 
 impl PollingBackoff {
     pub(crate) fn new(max: Duration) -> Self {
-        Self { current: Duration::ZERO, exponent: 0, max: max.max(MIN_POLLING_DELAY) }
+        Self {
+            current: Duration::ZERO,
+            exponent: 0,
+            max: max.max(MIN_POLLING_DELAY),
+            before: (Duration::ZERO, 0),
+        }
     }
 
     /// The wait that is due now.
@@ -25,8 +31,16 @@ impl PollingBackoff {
 
     /// Messages came, or somebody in this process put one: be quick again.
     pub(crate) fn signalled(&mut self) {
+        self.before = (self.current, self.exponent);
         self.current = MIN_POLLING_DELAY;
         self.exponent = 1;
+    }
+
+    /// What came last was nothing for this worker: be as slow as before, or as it has become since.
+    pub(crate) fn signalled_in_error(&mut self) {
+        if self.current < self.before.0 {
+            (self.current, self.exponent) = self.before;
+        }
     }
 
     /// The wait passed in silence. `random` is uniform over all of `u64`.
@@ -54,6 +68,19 @@ pub(crate) fn abandon_delay(dequeue_count: u32) -> Duration {
     Duration::from_secs(2u64.checked_pow(dequeue_count.min(30)).unwrap_or(600).min(600))
 }
 
+/// Longest time that work for an unknown function stays hidden: a worker that knows it may come any time.
+const MAX_UNKNOWN_FUNCTION_DELAY: Duration = Duration::from_secs(60);
+
+/// How long a message stays hidden for whose function this worker does not have: 1, 2, 4 ... 32 s, then 60 s.
+/// Short at first, so that another worker gets an activity soon; never so short that receiving it again and
+/// again costs more than looking at an empty queue.
+///
+/// Differs: DTFx hides such messages as all abandoned ones, up to ten minutes, and stops receiving for 10 s.
+pub(crate) fn unknown_function_delay(dequeue_count: u32) -> Duration {
+    let seconds = 2u64.checked_pow(dequeue_count.saturating_sub(1).min(30)).unwrap_or(60);
+    Duration::from_secs(seconds).min(MAX_UNKNOWN_FUNCTION_DELAY)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,11 +103,19 @@ mod tests {
         assert_eq!(backoff.delay(), Duration::from_millis(50));
         backoff.elapsed(0);
         assert_eq!(backoff.delay(), Duration::from_millis(90));
+        backoff.signalled_in_error();
+        assert_eq!(backoff.delay(), Duration::from_secs(30), "as before the signal");
     }
 
     #[test]
     fn abandoned_messages_wait_2_to_the_dequeue_count_up_to_ten_minutes() {
         let seconds = |count| abandon_delay(count).as_secs();
         assert_eq!([seconds(1), seconds(2), seconds(9), seconds(10), seconds(31)], [2, 4, 512, 600, 600]);
+    }
+
+    #[test]
+    fn work_for_unknown_functions_waits_a_minute_at_most() {
+        let seconds = [0, 1, 2, 6, 7, 1000].map(|count| unknown_function_delay(count).as_secs());
+        assert_eq!(seconds, [1, 1, 2, 32, 60, 60]);
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::queue::backoff::PollingBackoff;
 use crate::queue::held::sort_received;
+use crate::queue::receive::Received;
 use crate::settings::AzureStorageSettings;
 use crate::shared::Shared;
 
@@ -221,7 +222,13 @@ impl ControlQueue {
             } else {
                 let visibility = settings.control_queue_visibility_timeout;
                 match shared.receiver.receive(&queue, settings.control_queue_batch_size, visibility).await {
-                    Ok(messages) if !messages.is_empty() => {
+                    // There may be more behind messages that cannot be read; these come back by themselves.
+                    Ok(received) if received.messages.is_empty() && received.unreadable > 0 => {
+                        self.progress().received();
+                        failures = PollingBackoff::new(settings.max_queue_polling_interval);
+                        continue;
+                    }
+                    Ok(Received { messages, .. }) if !messages.is_empty() => {
                         self.progress().received();
                         failures = PollingBackoff::new(settings.max_queue_polling_interval);
                         poll.signalled();

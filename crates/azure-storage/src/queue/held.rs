@@ -100,6 +100,11 @@ impl HeldMessage {
         }
     }
 
+    /// The text as stored.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     pub(crate) fn task(&self) -> &TaskMessage {
         &self.data.task_message
     }
@@ -205,14 +210,16 @@ impl HeldMessage {
     }
 
     /// Deletes the message. A message that is gone counts as deleted; one that somebody else has received
-    /// since is left to them.
-    pub(crate) async fn delete(&self, queues: &dyn QueueStore) -> Result<()> {
+    /// since is left to them, and `false` returned.
+    pub(crate) async fn delete(&self, queues: &dyn QueueStore) -> Result<bool> {
         let _turn = self.turn.lock().await;
+        let mut is_ours = true;
         while let Some((receipt, reception)) = self.usable() {
             match queues.delete_message(&self.queue, &receipt).await {
                 // This process has received it once more meanwhile.
                 Err(e) if is_gone(&e) && self.lock().reception != reception => continue,
                 Err(e) if e.kind() == ErrorKind::PopReceiptMismatch => {
+                    is_ours = false;
                     tracing::debug!(
                         queue = self.queue,
                         message = self.message_id,
@@ -225,22 +232,22 @@ impl HeldMessage {
             break;
         }
         self.lock().state = State::Done;
-        Ok(())
-    }
-
-    /// Gives the message back, to be received again after the back-off of its dequeue count.
-    pub(crate) async fn abandon(&self, queues: &dyn QueueStore) -> Result<()> {
-        self.give_back(queues, abandon_delay(self.dequeue_count)).await
+        Ok(is_ours)
     }
 
     /// Leaves a message alone that should have been deleted and could not be: it comes back after its
     /// visibility timeout or the back-off of its dequeue count, whichever is longer.
     pub(crate) async fn put_off(&self, queues: &dyn QueueStore) -> Result<()> {
-        self.give_back(queues, abandon_delay(self.dequeue_count).max(self.visibility)).await
+        self.give_back(queues, abandon_delay(self.dequeue_count).max(self.visibility)).await.map(drop)
     }
 
-    /// Gives the message back, to be received again after `delay`.
-    pub(crate) async fn give_back(&self, queues: &dyn QueueStore, delay: Duration) -> Result<()> {
+    /// Gives the message back, to be received again after `delay`. The new right to it and when it becomes
+    /// visible, or `None` when it was not ours any more.
+    pub(crate) async fn give_back(
+        &self,
+        queues: &dyn QueueStore,
+        delay: Duration,
+    ) -> Result<Option<(PopReceipt, Timestamp)>> {
         let _turn = self.turn.lock().await;
         while let Some((receipt, reception)) = self.usable() {
             match queues.update_message(&self.queue, &receipt, &self.text, delay).await {
@@ -248,13 +255,13 @@ impl HeldMessage {
                 Err(e) if is_gone(&e) => {}
                 other => {
                     self.lock().state = State::Done;
-                    return other.map(drop);
+                    return other.map(Some);
                 }
             }
             break;
         }
         self.lock().state = State::Done;
-        Ok(())
+        Ok(None)
     }
 
     /// The receipt, as long as it gives a right to the message.

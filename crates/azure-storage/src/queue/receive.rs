@@ -1,93 +1,132 @@
 //! Receiving and decoding: every message of a hub comes in here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use taskhub_core::ServiceError;
-use taskhub_storage::{ErrorKind, QueueMessage};
+use taskhub_storage::QueueMessage;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
+use crate::dead_letter::failure::{Facts, Failure};
+use crate::dead_letter::recorder::{InHands, Recorder, Unread};
 use crate::hub::Hub;
 use crate::large_messages::LargeMessages;
-use crate::message::{self, DecodeError, Decoded, MessageData};
+use crate::message::{self, Decoded, MessageData};
+use crate::metrics::ReasonLabels;
 use crate::queue::backoff::abandon_delay;
 use crate::queue::held::{HeldMessage, Hidden};
+
+/// Messages that cannot be read are put back in the background, at most so many at a time.
+const PUT_BACK_CONCURRENCY: usize = 64;
 
 /// Receives messages of a hub and reads them.
 #[derive(Debug, Clone)]
 pub(crate) struct Receiver {
     hub: Hub,
+    recorder: Arc<Recorder>,
+    tasks: TaskTracker,
+    putting_back: Arc<Semaphore>,
+}
+
+/// What a receive has brought.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// Messages that can be read.
+    pub(crate) messages: Vec<HeldMessage>,
+    /// How many cannot, and are being put back. There may be more messages behind them.
+    pub(crate) unreadable: usize,
 }
 
 impl Receiver {
-    pub(crate) fn new(hub: Hub) -> Self {
-        Self { hub }
+    pub(crate) fn new(hub: Hub, recorder: Arc<Recorder>, tasks: TaskTracker) -> Self {
+        Self { hub, recorder, tasks, putting_back: Arc::new(Semaphore::new(PUT_BACK_CONCURRENCY)) }
     }
 
     /// Receives up to `count` messages. Those that cannot be read are put back with a growing delay, never
-    /// dropped, and do not hinder the others.
+    /// dropped unless the settings say so, and do not hinder the others: they are put back in the background.
     pub(crate) async fn receive(
         &self,
         queue: &str,
         count: u32,
         visibility: Duration,
-    ) -> Result<Vec<HeldMessage>, ServiceError> {
+    ) -> Result<Received, ServiceError> {
         let hidden = Hidden { asked_at: Instant::now(), visibility };
         let received = self.hub.account.queues.get_messages(queue, count, visibility).await;
         let received =
             received.map_err(|e| self.hub.failed(format!("cannot receive. queue=`{queue}`"), e))?;
-        let mut messages = Vec::with_capacity(received.len());
-        for message in received {
-            match self.read(&message.text).await {
-                Ok(data) => messages.push(HeldMessage::received(queue, message, data, hidden)),
-                Err(error) => self.put_back_unreadable(queue, message, &error).await,
-            }
-        }
-        Ok(messages)
-    }
-
-    async fn read(&self, text: &str) -> Result<MessageData, ServiceError> {
-        let hub = &self.hub;
-        match message::decode(text).map_err(|e| hub.unreadable("a queue message cannot be read", e))? {
-            Decoded::Message(data) => Ok(*data),
-            Decoded::Wrapper { blob_name } => {
-                let json = LargeMessages::new(hub).read(&blob_name).await?;
-                match message::decode(&json) {
-                    Ok(Decoded::Message(data)) => {
-                        Ok(MessageData { compressed_blob_name: Some(blob_name), ..*data })
-                    }
-                    Ok(Decoded::Wrapper { .. }) => Err(hub.unreadable(
-                        format!("a large message refers to another one. blob=`{blob_name}`"),
-                        "an envelope with a task message expected",
-                    )),
-                    Err(e) => {
-                        Err(hub.unreadable(format!("a large message cannot be read. blob=`{blob_name}`"), e))
-                    }
+        let read = join_all(received.into_iter().map(|message| async move {
+            let read = read_message(&self.hub, &message.text).await;
+            (message, read)
+        }));
+        let mut result = Received::default();
+        for (message, read) in read.await {
+            match read {
+                Ok(data) => result.messages.push(HeldMessage::received(queue, message, data, hidden)),
+                Err(error) => {
+                    result.unreadable += 1;
+                    self.put_back_later(queue, message, error).await;
                 }
             }
         }
+        Ok(result)
+    }
+
+    async fn put_back_later(&self, queue: &str, message: QueueMessage, error: ServiceError) {
+        let permit = self.putting_back.clone().acquire_owned().await;
+        let (receiver, queue) = (self.clone(), queue.to_owned());
+        self.tasks.spawn(async move {
+            receiver.put_back_unreadable(&queue, message, &error).await;
+            drop(permit);
+        });
     }
 
     async fn put_back_unreadable(&self, queue: &str, message: QueueMessage, error: &ServiceError) {
+        let hub = &self.hub;
         let delay = abandon_delay(message.dequeue_count);
-        let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref());
-        if let Some(DecodeError::UnknownEventType { event_type }) = cause {
-            self.hub.metrics.unknown_event_type(event_type);
-        }
-        tracing::error!(
-            hub = %self.hub.name(),
-            queue,
-            message = message.receipt.message_id,
-            dequeue_count = message.dequeue_count,
-            retry_in_seconds = delay.as_secs(),
-            error = error.chain(),
-            "a queue message cannot be read and is put back"
-        );
-        let queues = &self.hub.account.queues;
-        match queues.update_message(queue, &message.receipt, &message.text, delay).await {
-            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PopReceiptMismatch) => {
-                tracing::warn!(hub = %self.hub.name(), queue, error = %e, "cannot put back an unreadable message");
+        let unread = Unread { queue, receipt: &message.receipt, text: &message.text };
+        if let Some(failure) = Failure::of_message(error) {
+            if let Some(event_type) = Failure::unknown_event_type(error) {
+                hub.metrics.unknown_event_type(event_type);
             }
-            _ => {}
+            let facts = Facts::of_received(queue, &message);
+            return self.recorder.settle(facts, failure, &unread, delay).await;
+        }
+        tracing::warn!(
+            hub = %hub.name(), queue, message = message.receipt.message_id, error = error.chain(),
+            "a large message cannot be downloaded and is put back"
+        );
+        let labels = ReasonLabels { reason: "storage" };
+        hub.metrics.messages_put_back.get_or_create(&labels).inc();
+        if let Err(e) = unread.give_back(&*hub.account.queues, delay).await {
+            tracing::warn!(hub = %hub.name(), queue, error = %e, "cannot put back a message");
+        }
+    }
+}
+
+/// Reads the text of a queue message, and the blob it may refer to.
+///
+/// # Errors
+/// `Data`: it cannot be read. Otherwise of storage, which says nothing about the message.
+pub(crate) async fn read_message(hub: &Hub, text: &str) -> Result<MessageData, ServiceError> {
+    match message::decode(text).map_err(|e| hub.unreadable("a queue message cannot be read", e))? {
+        Decoded::Message(data) => Ok(*data),
+        Decoded::Wrapper { blob_name } => {
+            let json = LargeMessages::new(hub).read(&blob_name).await?;
+            match message::decode(&json) {
+                Ok(Decoded::Message(data)) => {
+                    Ok(MessageData { compressed_blob_name: Some(blob_name), ..*data })
+                }
+                Ok(Decoded::Wrapper { .. }) => Err(hub.unreadable(
+                    format!("a large message refers to another one. blob=`{blob_name}`"),
+                    "an envelope with a task message expected",
+                )),
+                Err(e) => {
+                    Err(hub.unreadable(format!("a large message cannot be read. blob=`{blob_name}`"), e))
+                }
+            }
         }
     }
 }

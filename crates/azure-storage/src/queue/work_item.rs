@@ -1,12 +1,12 @@
 //! The work-item queue: activity requests of the whole hub, one message at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use taskhub_core::{ActivityWorkItem, LockToken, ServiceError};
+use taskhub_core::{ActivityWorkItem, EventKind, LockToken, ServiceError};
 use taskhub_storage::ErrorKind;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,6 +17,9 @@ use crate::queue::backoff::PollingBackoff;
 use crate::queue::control::{BRISK_INTERVAL, BRISK_PERIOD};
 use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
+
+/// Most names of unknown activities that are remembered.
+const MAX_UNKNOWN: usize = 1000;
 
 /// Activity requests in the hands of this process.
 #[derive(Debug)]
@@ -37,6 +40,10 @@ struct State {
     last_token: u64,
     local: VecDeque<Arc<HeldMessage>>,
     promised: usize,
+    /// Activities that this worker does not have.
+    unknown: BTreeSet<String>,
+    /// The last message received turned out to be for one of them.
+    quieted: bool,
     locked: BTreeMap<LockToken, Arc<HeldMessage>>,
 }
 
@@ -117,15 +124,26 @@ impl WorkItemQueue {
                 return Ok(None);
             }
             let rung = self.bell.notified();
+            if std::mem::take(&mut self.state().quieted) {
+                poll.signalled_in_error();
+            }
             if let Some(message) = self.state().local.pop_front() {
                 return Ok(Some(message));
             }
             let visibility = self.hub.settings.work_item_queue_visibility_timeout;
             // Not cancelled by `stop`: a message received and dropped would stay hidden.
             let received = self.receiver.receive(&self.queue, 1, visibility).await?;
-            if let Some(message) = received.into_iter().next() {
-                poll.signalled();
+            if let Some(message) = received.messages.into_iter().next() {
+                // Work that this worker only gives back is no sign of more to come; polling slows down as if
+                // nothing had come, and leaves the work to others.
+                if !self.is_unknown(&message) {
+                    poll.signalled();
+                }
                 return Ok(Some(Arc::new(message)));
+            }
+            if received.unreadable > 0 {
+                // There may be more behind it.
+                continue;
             }
             let mut wait = poll.delay();
             if self.state().brisk_until.is_some_and(|until| until > Instant::now()) {
@@ -143,6 +161,24 @@ impl WorkItemQueue {
                     poll.elapsed(self.hub.ids.random());
                 }
             }
+        }
+    }
+
+    fn is_unknown(&self, message: &HeldMessage) -> bool {
+        let EventKind::TaskScheduled { name: Some(name), .. } = &message.task().event.kind else {
+            return false;
+        };
+        self.state().unknown.contains(name)
+    }
+
+    /// This worker does not have the activity of this name, or it does after all.
+    pub(crate) fn set_unknown(&self, name: &str, is_unknown: bool) {
+        let mut state = self.state();
+        let unknown = &mut state.unknown;
+        if !is_unknown {
+            unknown.remove(name);
+        } else if unknown.len() < MAX_UNKNOWN && unknown.insert(name.to_owned()) {
+            state.quieted = true;
         }
     }
 

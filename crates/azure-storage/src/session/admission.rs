@@ -113,8 +113,10 @@ pub(crate) fn without_history(
 pub(crate) enum StartCheck {
     /// It belongs to the row: run it.
     Process,
-    /// The row belongs to a later start of the same id, or nobody ever wrote one: drop the message.
+    /// The row belongs to a later start of the same id, or the instance has ended: drop the message.
     Drop,
+    /// Nobody has ever written its row: drop the message, which nobody else has.
+    GiveUp,
     /// The client has not written the row yet: look again later.
     PutBack,
 }
@@ -150,5 +152,5 @@ pub(crate) fn check_start(received: ReceivedStart<'_>, row: Option<&Orchestratio
             return StartCheck::Drop;
         }
     }
-    if received.dequeue_count >= MAX_START_DEQUEUE_COUNT { StartCheck::Drop } else { StartCheck::PutBack }
+    if received.dequeue_count >= MAX_START_DEQUEUE_COUNT { StartCheck::GiveUp } else { StartCheck::PutBack }
 }

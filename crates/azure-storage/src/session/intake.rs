@@ -8,6 +8,7 @@ use taskhub_core::{ErrorKind, EventKind, PartitionId};
 use tokio::time::Instant;
 
 use crate::checkpoint;
+use crate::dead_letter::failure::{Facts, Failure, Reason};
 use crate::queue::held::HeldMessage;
 use crate::session::admission::{ReceivedStart, StartCheck, check_start};
 use crate::session::manager::{FetchRequest, Released};
@@ -61,6 +62,7 @@ impl Shared {
         match self.check_received_start(&message).await {
             StartCheck::Process => return Some(message),
             StartCheck::Drop => self.drop_start(&message).await,
+            StartCheck::GiveUp => self.give_up_start(&message).await,
             StartCheck::PutBack if message.dequeue_count == 1 => {
                 let tasks = self.tasks.clone();
                 tasks.spawn(async move { self.await_row(partition, message).await });
@@ -85,6 +87,7 @@ impl Shared {
             match self.check_received_start(&message).await {
                 StartCheck::Process => return self.take_in(partition, vec![message]).await,
                 StartCheck::Drop => return self.drop_start(&message).await,
+                StartCheck::GiveUp => return self.give_up_start(&message).await,
                 StartCheck::PutBack => {}
             }
         }
@@ -116,6 +119,26 @@ impl Shared {
             received_at: message.received_at,
         };
         check_start(received, row.as_ref())
+    }
+
+    /// A start whose row never came is dropped as DTFx does, but can be found again.
+    async fn give_up_start(&self, message: &Arc<HeldMessage>) {
+        let failure = Failure {
+            reason: Reason::StartWithoutRow,
+            detail: "no Instances row for this execution after all attempts".to_owned(),
+        };
+        if !self.recorder.keep_dropped(&Facts::of_held(message), &failure).await {
+            return self.put_back(message).await;
+        }
+        let (hub, instance) = (self.hub.name(), message.instance_id());
+        tracing::warn!(
+            %hub, %instance, hint = format!("taskhub dead-letter show {}", message.message_id),
+            "a start message never got its Instances row and is dropped"
+        );
+        if let Err(e) = message.delete(&*self.hub.account.queues).await {
+            tracing::warn!(%hub, %instance, error = %e, "cannot drop a start message");
+        }
+        self.sessions.forget(message);
     }
 
     async fn drop_start(&self, message: &Arc<HeldMessage>) {
@@ -158,9 +181,18 @@ impl Shared {
                         hub = %self.hub.name(), instance = %instance.instance_id, error = e.chain(),
                         "a history cannot be read; its messages are put back"
                     );
-                    for message in self.sessions.unloadable(request.batch) {
-                        self.put_back(&message).await;
+                    let failure = Failure::of_history(&e);
+                    if let Some(event_type) = Failure::unknown_event_type(&e) {
+                        self.hub.metrics.unknown_event_type(event_type);
                     }
+                    let messages = self.sessions.unloadable(request.batch);
+                    join_all(messages.iter().map(|message| async {
+                        match failure.clone() {
+                            Some(failure) => self.put_back_failed(message, failure).await,
+                            None => self.put_back(message).await,
+                        }
+                    }))
+                    .await;
                     return;
                 }
             }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use taskhub_core::{
-    EventKind, ExecutionStarted, HistoryEvent, LockToken, OrchestrationInstance, OrchestrationStatus,
-    OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp, execution_id_from,
+    EventKind, ExecutionStarted, GiveBackReason, HistoryEvent, LockToken, OrchestrationInstance,
+    OrchestrationStatus, OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp, execution_id_from,
 };
 
 use crate::checkpoint;
@@ -130,7 +130,7 @@ impl Shared {
                     %hub, %instance, messages = messages.len(),
                     "messages came before the start of their instance and are put back"
                 );
-                self.abandon(token).await;
+                self.abandon(token, GiveBackReason::Interrupted).await;
                 return Ok(());
             }
             (WithoutHistory::Terminate, Some(terminate), Some(row)) => {
@@ -166,7 +166,7 @@ impl Shared {
             // The row's own history is gone: a purge was cut off, or the row was written first.
             if self.is_young(row.state.last_updated_at) || wanted.iter().any(|m| self.is_young(m.inserted_at))
             {
-                self.abandon(token).await;
+                self.abandon(token, GiveBackReason::Interrupted).await;
                 return Ok(());
             }
             return self.discard(token, messages).await;
@@ -198,7 +198,7 @@ impl Shared {
             && !row.state.status.is_some_and(OrchestrationStatus::is_terminal)
         {
             // The id has been started again, and this history is not the new execution's.
-            self.abandon(token).await;
+            self.abandon(token, GiveBackReason::Interrupted).await;
             return Ok(());
         }
         self.tracking.repair_instance(first.instance_id(), index, row.as_ref()).await?;
