@@ -4,11 +4,13 @@ use async_trait::async_trait;
 use taskhub_core::{
     ErrorKind, EventKind, ExecutionId, ExecutionStarted, HistoryEvent, InstanceFetch, InstanceId,
     InstancePage, InstanceQuery, OrchestrationInstance, OrchestrationServiceClient, OrchestrationState,
-    PurgeResult, ServiceError, StartOutcome, StartRequest, TaskMessage, execution_id_from,
+    PurgeResult, RewindOutcome, RewindRequest, ServiceError, StartOutcome, StartRequest, TaskMessage,
+    execution_id_from,
 };
 use tokio::sync::OnceCell;
 
 use crate::hub::Hub;
+use crate::partition::app_lease;
 use crate::queue::send::{MessageSender, client_sender};
 use crate::tracking::store::TrackingStore;
 
@@ -125,6 +127,20 @@ impl OrchestrationServiceClient for AzureStorageClient {
         execution_id: Option<&ExecutionId>,
     ) -> Result<Vec<HistoryEvent>, ServiceError> {
         Ok(self.tracking.history(instance_id, execution_id).await?.events)
+    }
+
+    /// Rows first: a message that finds a failed instance is discarded.
+    async fn rewind_instance(&self, request: &RewindRequest) -> Result<RewindOutcome, ServiceError> {
+        let sender = self.sender().await?;
+        let rewinding = self.tracking.rewind(request).await?;
+        for message in rewinding.messages {
+            sender.send_control(&message, &client_sender()).await?;
+        }
+        Ok(rewinding.outcome)
+    }
+
+    async fn make_primary(&self) -> Result<(), ServiceError> {
+        app_lease::ask_for(&self.hub).await
     }
 
     async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError> {

@@ -137,6 +137,28 @@ pub enum ClientError {
         /// Its status.
         status: OrchestrationStatus,
     },
+    /// The stored status is none that this program knows.
+    #[error("cannot {operation} in a status that is not known. instance=`{instance}`")]
+    UnknownStatus {
+        /// What was asked for.
+        operation: Operation,
+        /// The id.
+        instance: InstanceId,
+    },
+    /// Replaying durable timers is not supported by a rewind, unless the caller takes the risk.
+    #[error(
+        "cannot rewind an instance with durable timers, unless that is allowed expressly. instance=`{instance}`"
+    )]
+    HasTimers {
+        /// Whose timers: the instance, or a sub-orchestration of it.
+        instance: InstanceId,
+    },
+    /// There is nothing to go on from.
+    #[error("the instance has no history to rewind. instance=`{instance}`")]
+    NoHistory {
+        /// The instance, or a sub-orchestration of it.
+        instance: InstanceId,
+    },
     /// Only unfinished statuses were given to a purge.
     #[error("only finished instances can be purged; name a final status or none")]
     NothingToPurge,
@@ -163,6 +185,9 @@ impl ClientError {
             | Self::EntityId { .. }
             | Self::Payload { .. }
             | Self::NothingToPurge
+            | Self::HasTimers { .. }
+            | Self::NoHistory { .. }
+            | Self::UnknownStatus { .. }
             | Self::WrongStatus { .. } => ErrorKind::Invalid,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use taskhub_core::{
     Clock, EventKind, ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage, InstanceQuery,
     OrchestrationInstance, OrchestrationServiceClient, OrchestrationState, OrchestrationStatus, PurgeResult,
-    SeededIds, ServiceError, StartOutcome, StartRequest, Timestamp,
+    RewindOutcome, RewindRequest, Rewound, SeededIds, ServiceError, StartOutcome, StartRequest, Timestamp,
 };
 
 use crate::TaskHubClient;
@@ -48,6 +48,8 @@ struct Memory {
     started: Vec<StartRequest>,
     sent: Vec<(OrchestrationInstance, HistoryEvent)>,
     state_reads: usize,
+    rewound: Vec<RewindRequest>,
+    made_primary: usize,
 }
 
 /// A client of the backend, with [`NOW`] as time and ids from a seed.
@@ -117,6 +119,25 @@ impl FakeService {
     /// All messages, in order.
     pub fn sent(&self) -> Vec<(OrchestrationInstance, HistoryEvent)> {
         self.0.lock().unwrap().sent.clone()
+    }
+
+    /// All rewinds, in order.
+    pub fn rewound(&self) -> Vec<RewindRequest> {
+        self.0.lock().unwrap().rewound.clone()
+    }
+
+    /// How often this was made the primary application.
+    pub fn made_primary(&self) -> usize {
+        self.0.lock().unwrap().made_primary
+    }
+
+    /// Changes the state of an instance.
+    #[must_use]
+    pub fn with(self, id: &str, change: impl FnOnce(&mut OrchestrationState)) -> Self {
+        if let Some(state) = self.0.lock().unwrap().states.get_mut(id) {
+            change(state);
+        }
+        self
     }
 
     /// How often a state was read.
@@ -200,6 +221,23 @@ impl OrchestrationServiceClient for FakeService {
         _execution_id: Option<&ExecutionId>,
     ) -> Result<Vec<HistoryEvent>, ServiceError> {
         Ok(self.0.lock().unwrap().histories.get(instance_id.as_str()).cloned().unwrap_or_default())
+    }
+
+    async fn rewind_instance(&self, request: &RewindRequest) -> Result<RewindOutcome, ServiceError> {
+        let mut memory = self.0.lock().unwrap();
+        let id = &request.instance_id;
+        let Some(state) = memory.states.get_mut(id.as_str()) else { return Ok(RewindOutcome::NotFound) };
+        if state.status != Some(OrchestrationStatus::Failed) {
+            return Ok(RewindOutcome::WrongStatus { status: state.status });
+        }
+        state.status = Some(OrchestrationStatus::Pending);
+        memory.rewound.push(request.clone());
+        Ok(RewindOutcome::Rewound(Rewound { instances: vec![id.clone()], woken: vec![id.clone()], rows: 1 }))
+    }
+
+    async fn make_primary(&self) -> Result<(), ServiceError> {
+        self.0.lock().unwrap().made_primary += 1;
+        Ok(())
     }
 
     async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError> {

@@ -36,6 +36,7 @@ mod list;
 mod management;
 mod purge;
 mod restart;
+mod rewind;
 mod start;
 mod wait;
 
@@ -45,5 +46,6 @@ pub use list::InstancePages;
 pub use management::{DEFAULT_CONNECTION_NAME, ManagementPayload, ManagementUrls};
 pub use purge::{PurgeFilter, Purged};
 pub use restart::RestartId;
+pub use rewind::Rewind;
 pub use start::{Start, Started};
 pub use wait::{CHECK_STATUS_INTERVAL, CHECK_STATUS_TIMEOUT, PollInterval, Waited};

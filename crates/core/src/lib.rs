@@ -27,6 +27,7 @@ mod instance;
 mod message;
 mod query;
 mod readiness;
+mod rewind;
 mod service;
 mod timestamp;
 
@@ -43,6 +44,7 @@ pub use instance::{
 pub use message::TaskMessage;
 pub use query::{InstanceFetch, InstancePage, InstanceQuery, OrchestrationState, PurgeResult, StartOutcome};
 pub use readiness::{Readiness, ServiceStatus};
+pub use rewind::{RewindOutcome, RewindRequest, Rewound};
 pub use service::{
     ActivityWorkItem, EpisodeCommit, GiveBackReason, LockToken, OrchestrationService,
     OrchestrationServiceClient, OrchestrationWorkItem, StartRequest,

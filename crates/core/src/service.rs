@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use crate::{
     ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage, InstanceQuery, OrchestrationInstance,
-    OrchestrationState, OrchestrationStatus, PurgeResult, ServiceError, ServiceStatus, StartOutcome, Tags,
-    TaskMessage, Timestamp,
+    OrchestrationState, OrchestrationStatus, PurgeResult, RewindOutcome, RewindRequest, ServiceError,
+    ServiceStatus, StartOutcome, Tags, TaskMessage, Timestamp,
 };
 
 /// Names a locked work item between lock and release. Valid in the process that got it.
@@ -220,6 +220,20 @@ pub trait OrchestrationServiceClient: Send + Sync {
         instance_id: &InstanceId,
         execution_id: Option<&ExecutionId>,
     ) -> Result<Vec<HistoryEvent>, ServiceError>;
+
+    /// Lets a failed instance go on from before its failure, with its failed sub-orchestrations. What is
+    /// interrupted is continued by the next call.
+    ///
+    /// # Errors
+    /// `SessionAborted`: others change the instance all the time.
+    async fn rewind_instance(&self, request: &RewindRequest) -> Result<RewindOutcome, ServiceError>;
+
+    /// Makes the application of this process the one that processes the hub; the present one notices and
+    /// steps aside.
+    ///
+    /// # Errors
+    /// `Invalid`: the hub is not configured for one application at a time.
+    async fn make_primary(&self) -> Result<(), ServiceError>;
 
     /// Removes rows and blobs of one instance, whatever its status.
     async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError>;

@@ -65,6 +65,11 @@ impl TestHub {
         &self.account
     }
 
+    /// Its store, when that is in memory.
+    pub fn memory(&self) -> Option<&MemoryStore> {
+        self.memory.as_ref()
+    }
+
     /// Its clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock

@@ -45,6 +45,35 @@ impl Info {
     }
 }
 
+/// Asks whoever holds the lease to hand it to this application: its holder reads the info blob and steps
+/// aside. Nothing happens when this application holds it.
+/// Source: Azure/durabletask, `AppLeaseManager.ForceChangeAppLeaseAsync`.
+pub(crate) async fn ask_for(hub: &Hub) -> Result<(), ServiceError> {
+    if !hub.settings.use_app_lease {
+        return Err(ServiceError::new(
+            taskhub_core::ErrorKind::Invalid,
+            format!(
+                "the app lease is switched off, so there is no primary application. hub=`{}`",
+                hub.name()
+            ),
+        ));
+    }
+    hub.ensure().await?;
+    let lease = AppLease::new(hub.clone())?;
+    let own = lease.id.to_string();
+    let blobs = &hub.account.blobs;
+    let found = blobs.get_blob(&lease.container, &lease.blob).await;
+    let found = found.map_err(|e| hub.failed("cannot read the app-lease info blob", e))?;
+    let info = found.map(|blob| Info::parse(&blob.content)).unwrap_or_default();
+    let is = |id: &Option<String>| id.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(&own));
+    if is(&info.owner) || is(&info.desired_swap) {
+        return Ok(());
+    }
+    let text = serde_json::json!({ "OwnerId": info.owner, "DesiredSwapId": own }).to_string();
+    let put = blobs.put_blob(&lease.container, &lease.blob, Bytes::from(text), PutBlob::default());
+    put.await.map(drop).map_err(|e| hub.failed("cannot write the app-lease info blob", e))
+}
+
 /// The lease of one application on one hub.
 #[derive(Debug)]
 pub(crate) struct AppLease {

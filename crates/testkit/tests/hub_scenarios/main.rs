@@ -7,5 +7,7 @@ mod counts;
 mod errors;
 mod large_payloads;
 mod orchestrations;
+mod rewind;
+mod rewind_storage;
 mod support;
 mod timers;
