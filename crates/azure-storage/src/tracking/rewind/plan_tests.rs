@@ -29,7 +29,7 @@ fn event(n: usize, line: &str) -> HistoryEvent {
         "n" => EventKind::SubOrchestrationInstanceCreated {
             name: Some("Child".into()),
             version: None,
-            instance_id: text.unwrap_or_default().into(),
+            instance_id: text.iter().map(String::as_str).collect::<String>().into(),
             input: None,
             client_span_id: None,
             tags: None,
