@@ -18,7 +18,6 @@ use crate::checkpoint;
 use crate::dead_letter::failure::reason_of;
 use crate::dead_letter::recorder::Recorder;
 use crate::hub::Hub;
-use crate::hub::{Hub, PartitionManagerKind};
 use crate::metrics::StorageMetrics;
 use crate::ownership::{DRAIN_INTERVAL, Owner};
 use crate::partition::manager::PartitionManager;
@@ -122,18 +121,6 @@ impl OrchestrationService for AzureStorageService {
         }
         let layout = self.hub.ensure().await?;
         let manager_kind = self.hub.settle_manager(layout).await?;
-        let receiver = Receiver::new(self.hub.clone());
-        if layout.manager != PartitionManagerKind::Table {
-            return Err(ServiceError::new(
-                ErrorKind::Invalid,
-                format!(
-                    "the hub's partitions are managed by lease blobs; a second manager would read the same \
-                     queues. hub=`{}`",
-                    self.hub.name()
-                ),
-            ));
-        }
-        self.hub.refuse_leased_blobs().await?;
         let tasks = TaskTracker::new();
         let recorder = Recorder::new(self.hub.clone(), tasks.clone());
         let receiver = Receiver::new(self.hub.clone(), recorder.clone(), tasks.clone());
