@@ -311,6 +311,10 @@ pub struct WorkerArgs {
     /// Identity in the lease records, unique per process [default: made from host name, process and chance]
     #[arg(long, value_name = "ID")]
     pub worker_id: Option<String>,
+    /// Application, the same for all workers of the hub: the app lease goes by it
+    /// [default: WEBSITE_SITE_NAME, else DTFX_APP_NAME, else the empty name]
+    #[arg(long, value_name = "NAME")]
+    pub app_name: Option<String>,
     /// Seconds that running work gets to finish when the worker is told to stop; the rest is given back
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
     pub drain_timeout: Duration,

@@ -87,6 +87,7 @@ fn token_provider(_: &Identity) -> Result<Arc<dyn TokenProvider>> {
 pub(crate) fn hub(config: &HubConfig, partition_count: Option<u32>, worker_id: WorkerId) -> Result<Hub> {
     let mut settings = settings(&config.host, config.hub.clone(), worker_id);
     settings.partition_count = partition_count.or(config.host.partition_count);
+    settings.app_name.clone_from(&config.app_name);
     hub_in(account(&config.connection)?, settings)
 }
 

@@ -26,7 +26,10 @@ pub(crate) async fn run(
              package taskhub: examples/my-worker shows how"
         );
     }
-    let config = HubConfig::load(common, environment, console)?;
+    let mut config = HubConfig::load(common, environment, console)?;
+    if let Some(name) = args.app_name {
+        config.app_name = name;
+    }
     refuse_blob_managers(&config.host)?;
     let worker_id = args.worker_id.map_or_else(wire::worker_id, WorkerId::new);
     let hub = wire::hub(&config, args.create.partition_count, worker_id.clone())?;

@@ -54,6 +54,8 @@ pub(crate) struct HubConfig {
     pub(crate) connection: Connection,
     /// Settings of host.json; defaults when there is none.
     pub(crate) host: HostJson,
+    /// Name of the application, for the app lease.
+    pub(crate) app_name: String,
 }
 
 impl HubConfig {
@@ -114,7 +116,8 @@ impl HubConfig {
                 })?
             }
         };
-        Ok(Self { hub, connection, host })
+        let app_name = taskhub::app_name(|name| settings.get(name));
+        Ok(Self { hub, connection, host, app_name })
     }
 }
 
@@ -268,6 +271,16 @@ mod tests {
             .identity(&[]);
         assert!(matches!(&found.identity, Identity::Application { tenant_id, .. } if tenant_id == "tenant"));
         assert!(!format!("{found:?}").contains("hush"));
+    }
+
+    #[test]
+    fn the_application_is_called_as_dtfx_calls_it() {
+        let case = Case::new(Some("{}"), Some(LOCAL));
+        assert_eq!(case.load(&[]).0.unwrap().app_name, "");
+        let case = case.variable("DTFX_APP_NAME", "mine");
+        assert_eq!(case.load(&[]).0.unwrap().app_name, "mine");
+        let case = case.variable("WEBSITE_SITE_NAME", "site");
+        assert_eq!(case.load(&[]).0.unwrap().app_name, "site");
     }
 
     #[test]
