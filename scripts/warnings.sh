@@ -2,7 +2,7 @@
 # Proves that docs/operations.md explains every warning and error that a worker can log: each text of
 # warn!() and error!() in the crates named below stands in backticks in its section "What the log says".
 #
-#   warnings.sh            fails and lists what is missing
+#   warnings.sh            fails and lists what is missing, and what is there for nothing
 #   warnings.sh --list     the texts, with the file each is in
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -50,6 +50,13 @@ while IFS=$'\t' read -r text file; do
 done <<<"$all"
 if [ -n "$missing" ]; then
   printf '%s\n%s' "$doc does not explain what a worker can log:" "$missing" >&2
+  exit 1
+fi
+# What the tables name and nobody logs any more.
+gone=$(grep '^| [WE]' <<<"$section" | cut -d'|' -f2 | grep -oE '[WE] `[^`]+`' | sed -E 's/^. `(.*)`$/\1/' | sort -u |
+  comm -23 - <(cut -f1 <<<"$all" | sort -u))
+if [ -n "$gone" ]; then
+  printf '%s explains what nobody logs:\n%s\n' "$doc" "$gone" >&2
   exit 1
 fi
 echo "warnings.sh: $(sort -u <<<"$all" | wc -l | tr -d ' ') texts explained in $doc"

@@ -176,7 +176,7 @@ impl BlobManager {
 
     fn failed(&self, leases: &Leases, what: &str, error: &ServiceError) {
         tracing::warn!(
-            hub = %self.hub.name(), lease = leases.folder.name(), error = error.chain(), "{what}"
+            hub = %self.hub.name(), step = what, lease = leases.folder.name(), error = error.chain(), "cannot look after the lease blobs"
         );
     }
 
