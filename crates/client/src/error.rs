@@ -99,6 +99,9 @@ pub enum ClientError {
         /// Which one of the list, from 1.
         number: usize,
     },
+    /// Entities are named `@name@key`.
+    #[error("an entity has a name and a key, without control characters or any of `/`, `\\`, `#`, `?`")]
+    BadEntityId,
     /// Ids that begin with `@` belong to entities.
     #[error("an instance id must not begin with `@`, this is reserved for entities. instance=`{instance}`")]
     EntityId {
@@ -180,6 +183,7 @@ impl ClientError {
             | Self::InstanceIdTooLong { .. }
             | Self::InstanceIdCharacters
             | Self::InstanceIdReserved
+            | Self::BadEntityId
             | Self::IntervalLongerThanTimeout
             | Self::BadStartObject { .. }
             | Self::EntityId { .. }

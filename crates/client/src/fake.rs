@@ -206,6 +206,12 @@ impl OrchestrationServiceClient for FakeService {
         let skip: usize = query.continuation.as_deref().map_or(0, |c| c.parse().unwrap());
         let take = query.page_size.unwrap_or(100) as usize;
         let wanted = |s: &&OrchestrationState| {
+            let id = &s.instance.instance_id;
+            let prefix = query.instance_id_prefix.as_deref().unwrap_or_default();
+            let entity_unwanted = prefix.is_empty() && query.exclude_entities && id.is_entity();
+            if !id.as_str().starts_with(prefix) || entity_unwanted {
+                return false;
+            }
             query.statuses.is_empty() || s.status.is_some_and(|status| query.statuses.contains(&status))
         };
         let all: Vec<_> = memory.states.values().filter(wanted).cloned().collect();

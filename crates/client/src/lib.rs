@@ -27,6 +27,7 @@
 
 mod batch;
 mod client;
+mod entity;
 mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -41,6 +42,7 @@ mod start;
 mod wait;
 
 pub use client::TaskHubClient;
+pub use entity::{CleanEntities, CleanedEntities, EntityId, EntityPage, EntityQuery, EntityState};
 pub use error::{ClientError, Operation};
 pub use list::InstancePages;
 pub use management::{DEFAULT_CONNECTION_NAME, ManagementPayload, ManagementUrls};
