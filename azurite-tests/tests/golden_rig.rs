@@ -113,10 +113,18 @@ fn an_orchestrator_that_waits_says_so() -> Result<()> {
 }
 
 #[test]
-fn other_partition_managers_are_refused() -> Result<()> {
-    let output = Rig::new().command("create", &["--manager", "safe"]).output()?;
-    ensure!(!output.status.success(), "it must fail");
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(error.contains("not supported yet"), "{error}");
+fn every_partition_manager_runs_a_hub_and_is_found_by_the_next_worker() -> Result<()> {
+    for manager in ["safe", "legacy"] {
+        let rig = Rig::new();
+        rig.run("create", &["--manager", manager])?;
+        rig.run("start", &["HelloSequence", "hello-1", "--manager", manager])?;
+        let worker = rig.worker(&["--id", "w1"])?;
+        rig.run("do", &["wait", "hello-1", "60"])?;
+        worker.stop()?;
+        let refused = rig.command("worker", &["--id", "w2", "--manager", "table"]).output()?;
+        ensure!(!refused.status.success(), "two managers on one hub");
+        let error = String::from_utf8_lossy(&refused.stderr);
+        ensure!(error.contains(&format!("hub_has=`{manager}`")), "{error}");
+    }
     Ok(())
 }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use taskhub_azure_storage::{AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub};
+use taskhub_azure_storage::{
+    AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub, PartitionManagerKind,
+};
 use taskhub_client::json::{self, EventTypes};
 use taskhub_client::{Start, TaskHubClient, Waited};
 use taskhub_core::{Clock, IdSource, InstanceFetch, InstanceId, RandomIds, SystemClock, TaskHubName};
@@ -35,8 +37,9 @@ struct HubArgs {
     connection: String,
     /// Task hub
     hub: String,
-    #[arg(long, value_enum, default_value = "table")]
-    manager: Manager,
+    /// [default: the hub's; a new one gets table]
+    #[arg(long, value_enum)]
+    manager: Option<Manager>,
     #[arg(long)]
     partitions: Option<u32>,
 }
@@ -174,11 +177,13 @@ async fn main() -> Result<()> {
 
 impl HubArgs {
     fn open(self, worker_id: &str) -> Result<Hub> {
-        if self.manager != Manager::Table {
-            bail!("partition managers other than `table` are not supported yet");
-        }
         let mut settings = AzureStorageSettings::new(TaskHubName::existing(self.hub)?, worker_id);
         settings.partition_count = self.partitions;
+        settings.partition_manager = self.manager.map(|manager| match manager {
+            Manager::Table => PartitionManagerKind::Table,
+            Manager::Safe => PartitionManagerKind::Safe,
+            Manager::Legacy => PartitionManagerKind::Legacy,
+        });
         let account =
             AzureStore::connect(&ConnectionSettings::parse(&self.connection)?, &AzureOptions::default())?;
         let (clock, ids): (Arc<dyn Clock>, Arc<dyn IdSource>) = (Arc::new(SystemClock), Arc::new(RandomIds));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use bench::{BenchArgs, Scenario};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use taskhub_azure_storage::PartitionManagerKind;
 use taskhub_core::{OrchestrationStatus, Timestamp};
 
 const EXIT_CODES: &str = "\
@@ -273,11 +274,35 @@ pub struct PurgeHistoryArgs {
 }
 
 /// Options of commands that create a hub.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct CreateArgs {
     /// Control queues, 1 to 16; cannot be changed later [default: partitionCount of host.json, else 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     pub partition_count: Option<u32>,
+    /// Who distributes the partitions; an existing hub has one already [default: as host.json says, else table]
+    #[arg(long, value_enum, value_name = "MANAGER")]
+    pub partition_manager: Option<PartitionManager>,
+}
+
+/// A partition manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PartitionManager {
+    /// Rows of a table; what provider 2.x does by default.
+    Table,
+    /// Two lease blobs per partition; what provider 1.x does by default.
+    Safe,
+    /// One lease blob per partition.
+    Legacy,
+}
+
+impl From<PartitionManager> for PartitionManagerKind {
+    fn from(manager: PartitionManager) -> Self {
+        match manager {
+            PartitionManager::Table => Self::Table,
+            PartitionManager::Safe => Self::Safe,
+            PartitionManager::Legacy => Self::Legacy,
+        }
+    }
 }
 
 /// Options of commands that delete a hub.
@@ -324,6 +349,12 @@ pub struct WorkerArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the type says it")]
     pub create: CreateArgs,
+    /// Use --partition-manager although the hub has another one; stop all its workers first
+    #[arg(long, requires = "partition_manager")]
+    pub force_partition_manager: bool,
+    /// Take the hub from the application that has it, once, when the worker starts
+    #[arg(long)]
+    pub take_app_lease: bool,
 }
 
 /// Options of `healthcheck`.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use taskhub_azure_storage::{HubInspection, PartitionManagerKind};
 use taskhub_core::TaskHubName;
 
-use crate::args::{CommonArgs, OutputForm};
+use crate::args::{CommonArgs, CreateArgs, OutputForm};
 use crate::config::{Environment, HubConfig};
 use crate::console::Console;
 use crate::table::Table;
@@ -20,7 +20,7 @@ pub(crate) async fn run(
     console: &mut Console,
 ) -> Result<Exit> {
     let config = HubConfig::load(common, environment, console)?;
-    let seen = wire::hub(&config, None, wire::worker_id())?.inspect().await?;
+    let seen = wire::hub(&config, &CreateArgs::default(), wire::worker_id())?.inspect().await?;
     if console.form == Some(OutputForm::Json) {
         console.json(&as_json(&config.hub, &seen))?;
     } else if seen.layout.is_none() && seen.queues.iter().all(|q| q.length.is_none()) {

@@ -17,7 +17,7 @@ use taskhub_storage::azure::{AzureOptions, AzureStore};
 use taskhub_storage::connection::{ConnectionSettings, TokenProvider};
 use taskhub_storage::request::OperationCounts;
 
-use crate::args::{Command, CommonArgs, HubCommand};
+use crate::args::{Command, CommonArgs, CreateArgs, HubCommand};
 use crate::commands::Session;
 use crate::config::{Connection, Environment, HostJson, HubConfig, Identity};
 use crate::console::Console;
@@ -34,9 +34,9 @@ pub(crate) fn session<'a>(
         Command::CreateTaskHub(args) | Command::Hub(HubCommand::Create(args)) => {
             // Stricter for new hubs than for existing ones: the documented rule, not the lenient one.
             TaskHubName::new(config.hub.as_str())?;
-            args.partition_count
+            args
         }
-        _ => None,
+        _ => &CreateArgs::default(),
     };
     let hub = hub(&config, create, worker_id())?;
     Ok(Session { client: client(&hub), hub: config.hub, directory: environment.directory.clone(), console })
@@ -83,12 +83,22 @@ fn token_provider(_: &Identity) -> Result<Arc<dyn TokenProvider>> {
     )
 }
 
-/// A hub as configured. A partition count from the command line beats that of host.json.
-pub(crate) fn hub(config: &HubConfig, partition_count: Option<u32>, worker_id: WorkerId) -> Result<Hub> {
+/// A hub as configured. What the command line says beats host.json.
+pub(crate) fn hub(config: &HubConfig, create: &CreateArgs, worker_id: WorkerId) -> Result<Hub> {
+    hub_in(account(&config.connection)?, hub_settings(config, create, worker_id))
+}
+
+/// Settings of a hub as configured.
+pub(crate) fn hub_settings(
+    config: &HubConfig,
+    create: &CreateArgs,
+    worker_id: WorkerId,
+) -> AzureStorageSettings {
     let mut settings = settings(&config.host, config.hub.clone(), worker_id);
-    settings.partition_count = partition_count.or(config.host.partition_count);
     settings.app_name.clone_from(&config.app_name);
-    hub_in(account(&config.connection)?, settings)
+    settings.partition_count = create.partition_count.or(config.host.partition_count);
+    settings.partition_manager = create.partition_manager.map(Into::into).or(config.host.partition_manager);
+    settings
 }
 
 /// A hub in an account, with this machine's clock and random ids.

@@ -30,9 +30,11 @@ pub(crate) async fn run(
     if let Some(name) = args.app_name {
         config.app_name = name;
     }
-    refuse_blob_managers(&config.host)?;
     let worker_id = args.worker_id.map_or_else(wire::worker_id, WorkerId::new);
-    let hub = wire::hub(&config, args.create.partition_count, worker_id.clone())?;
+    let mut hub_settings = wire::hub_settings(&config, &args.create, worker_id.clone());
+    hub_settings.force_partition_manager = args.force_partition_manager;
+    hub_settings.take_app_lease = args.take_app_lease;
+    let hub = wire::hub_in(wire::account(&config.connection)?, hub_settings)?;
     let on_activity = args.activity_log.map(|path| activity_log::append_to(&path, &worker_id)).transpose()?;
     let options = SampleOptions { on_activity, ..SampleOptions::default() };
     let worker = samples::register(Worker::builder(wire::service(&hub)), options)
@@ -97,18 +99,6 @@ fn finished(ended: Result<Result<(), taskhub_core::ServiceError>, tokio::task::J
     Ok(Exit::Done)
 }
 
-/// Two kinds of partition managers on one hub would read the same queues.
-fn refuse_blob_managers(host: &HostJson) -> Result<()> {
-    if host.use_legacy_partition_management == Some(true)
-        || host.use_table_partition_management == Some(false)
-    {
-        bail!(
-            "host.json asks for partition leases in blobs; this worker supports only useTablePartitionManagement"
-        );
-    }
-    Ok(())
-}
-
 fn settings(host: &HostJson) -> WorkerSettings {
     let mut settings = WorkerSettings::default();
     if let Some(limit) = host.max_concurrent_orchestrators {
@@ -121,22 +111,4 @@ fn settings(host: &HostJson) -> WorkerSettings {
         settings.extended_sessions_enabled = on;
     }
     settings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blob_leases_are_refused() {
-        assert!(refuse_blob_managers(&HostJson::default()).is_ok());
-        for (table, legacy) in [(Some(false), None), (None, Some(true))] {
-            let host = HostJson {
-                use_table_partition_management: table,
-                use_legacy_partition_management: legacy,
-                ..HostJson::default()
-            };
-            assert!(refuse_blob_managers(&host).is_err());
-        }
-    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use taskhub_azure_storage::PartitionManagerKind;
 
 /// What a task hub program takes from host.json. `None` where the file says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,9 +14,7 @@ pub(crate) struct HostJson {
     pub(crate) connection_name: Option<String>,
     pub(crate) storage_type: Option<String>,
     pub(crate) partition_count: Option<u32>,
-    /// `Some(false)`: leases are kept in blobs.
-    pub(crate) use_table_partition_management: Option<bool>,
-    pub(crate) use_legacy_partition_management: Option<bool>,
+    pub(crate) partition_manager: Option<PartitionManagerKind>,
     pub(crate) control_queue_batch_size: Option<u32>,
     pub(crate) control_queue_buffer_threshold: Option<u32>,
     pub(crate) control_queue_visibility_timeout: Option<Duration>,
@@ -77,8 +76,10 @@ impl HostJson {
             connection_name,
             storage_type: storage.text("type")?,
             partition_count: storage.number("partitionCount", 1, 16)?,
-            use_table_partition_management: storage.boolean("useTablePartitionManagement")?,
-            use_legacy_partition_management: storage.boolean("useLegacyPartitionManagement")?,
+            partition_manager: partition_manager(
+                storage.boolean("useTablePartitionManagement")?,
+                storage.boolean("useLegacyPartitionManagement")?,
+            )?,
             control_queue_batch_size: storage.number("controlQueueBatchSize", 1, 32)?,
             control_queue_buffer_threshold: storage.number("controlQueueBufferThreshold", 1, 1000)?,
             control_queue_visibility_timeout: minutes("controlQueueVisibilityTimeout")?,
@@ -107,6 +108,19 @@ impl HostJson {
             use_app_lease: task.boolean("useAppLease")?,
         })
     }
+}
+
+/// Source: Azure/durabletask, `AzureStorageOrchestrationService.GetPartitionManager`.
+fn partition_manager(table: Option<bool>, legacy: Option<bool>) -> Result<Option<PartitionManagerKind>> {
+    Ok(match (table, legacy) {
+        (Some(true), Some(true)) => {
+            bail!("useTablePartitionManagement and useLegacyPartitionManagement cannot both be true")
+        }
+        (Some(true), _) => Some(PartitionManagerKind::Table),
+        (_, Some(true)) => Some(PartitionManagerKind::Legacy),
+        (Some(false), _) => Some(PartitionManagerKind::Safe),
+        (None, _) => None,
+    })
 }
 
 struct Section<'a> {
@@ -250,6 +264,24 @@ mod tests {
     }
 
     #[test]
+    fn the_partition_manager_follows_two_switches() {
+        use PartitionManagerKind::{Legacy, Safe, Table};
+        for (table, legacy, expected) in [
+            (None, None, None),
+            (None, Some(false), None),
+            (Some(true), None, Some(Table)),
+            (Some(true), Some(false), Some(Table)),
+            (Some(false), None, Some(Safe)),
+            (Some(false), Some(false), Some(Safe)),
+            (Some(false), Some(true), Some(Legacy)),
+            (None, Some(true), Some(Legacy)),
+        ] {
+            assert_eq!(partition_manager(table, legacy).unwrap(), expected, "{table:?} {legacy:?}");
+        }
+        assert!(partition_manager(Some(true), Some(true)).is_err());
+    }
+
+    #[test]
     fn the_section_depends_on_the_version_and_names_ignore_case() {
         let v2 = r#"{"Version": "2.0", "durableTask": {"hubName": "Wrong"}, "Extensions": {"DurableTask": {"HUBNAME": "Right"}}}"#;
         assert_eq!(parse(v2).unwrap().hub_name.as_deref(), Some("Right"));
@@ -273,7 +305,7 @@ mod tests {
         .unwrap();
         let expected = HostJson {
             partition_count: Some(16),
-            use_table_partition_management: Some(true),
+            partition_manager: Some(PartitionManagerKind::Table),
             control_queue_batch_size: Some(8),
             control_queue_buffer_threshold: Some(100),
             control_queue_visibility_timeout: Some(Duration::from_secs(60)),
