@@ -318,6 +318,13 @@ impl Run<'_> {
                 let packed = |blob: &BlobDump| if blob.is_gzip() { "gzip" } else { "not packed" };
                 self.report(&path, format!("ours {}, golden {}", packed(a), packed(b)), "");
             }
+            if a.lease != b.lease {
+                self.report(
+                    &format!("{path} lease"),
+                    format!("ours {:?}, golden {:?}", a.lease, b.lease),
+                    "",
+                );
+            }
             match (a.text(), b.text()) {
                 (Some(a), Some(b)) => self.text(&format!("{path} content"), "", &a, &b),
                 (None, None) if !self.ours.values || a.content == b.content => {}

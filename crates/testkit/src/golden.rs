@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value as Json;
+use taskhub_azure_storage::PartitionManagerKind;
 
 use crate::dump::{self, HubDump};
 
@@ -18,18 +19,6 @@ pub enum Provider {
     V2,
     /// `DurableTask.AzureStorage` 1.17.5, in the folder `v1`.
     V1,
-}
-
-/// Which partition manager a hub was captured with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Manager {
-    /// Rows of the Partitions table.
-    #[default]
-    Table,
-    /// Two lease blobs per partition.
-    Safe,
-    /// One lease blob per partition.
-    Legacy,
 }
 
 /// Settings of the worker that finishes a hub.
@@ -98,7 +87,7 @@ pub struct Phase {
     /// Name of the phase.
     pub phase: String,
     /// Its partition manager.
-    pub manager: Manager,
+    pub manager: PartitionManagerKind,
     /// Settings of the worker.
     pub worker: WorkerFlags,
     /// What comes first.
@@ -305,12 +294,12 @@ fn ending(instance: &str, json: &Json) -> Result<Ending> {
     })
 }
 
-fn manager(flags: &Json) -> Result<Manager> {
+fn manager(flags: &Json) -> Result<PartitionManagerKind> {
     let flags: Vec<&str> = list(flags).filter_map(Json::as_str).collect();
     Ok(match flags[..] {
-        [] => Manager::Table,
-        ["--manager", "safe"] => Manager::Safe,
-        ["--manager", "legacy"] => Manager::Legacy,
+        [] => PartitionManagerKind::Table,
+        ["--manager", "safe"] => PartitionManagerKind::Safe,
+        ["--manager", "legacy"] => PartitionManagerKind::Legacy,
         _ => bail!("unknown flags {flags:?}"),
     })
 }

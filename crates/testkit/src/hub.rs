@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use taskhub_azure_storage::{AzureStorageClient, AzureStorageSettings, Hub};
+use taskhub_azure_storage::{AzureStorageClient, AzureStorageSettings, Hub, PartitionManagerKind};
 use taskhub_client::TaskHubClient;
 use taskhub_core::{
     Clock, ErrorKind, IdSource, InstanceFetch, InstanceId, OrchestrationState, SeededIds, ServiceError,
@@ -26,6 +26,7 @@ pub struct TestHub {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdSource>,
     polling_interval: Option<Duration>,
+    manager: Option<PartitionManagerKind>,
 }
 
 impl TestHub {
@@ -41,6 +42,7 @@ impl TestHub {
             clock,
             ids: Arc::new(SeededIds::new(seed)),
             polling_interval: None,
+            manager: None,
         }
     }
 
@@ -52,7 +54,14 @@ impl TestHub {
         ids: Arc<dyn IdSource>,
     ) -> Self {
         let polling_interval = Some(Duration::from_millis(500));
-        Self { name: name.clone(), account, memory: None, clock, ids, polling_interval }
+        Self { name: name.clone(), account, memory: None, clock, ids, polling_interval, manager: None }
+    }
+
+    /// The same with a partition manager that is not the default.
+    #[must_use]
+    pub fn with_manager(mut self, manager: PartitionManagerKind) -> Self {
+        self.manager = Some(manager);
+        self
     }
 
     /// Its name.
@@ -81,6 +90,7 @@ impl TestHub {
     /// The settings are out of range.
     pub fn open(&self, worker_id: &str) -> Result<Hub> {
         let mut settings = AzureStorageSettings::new(self.name.clone(), worker_id);
+        settings.partition_manager = self.manager;
         if let Some(interval) = self.polling_interval {
             settings.max_queue_polling_interval = interval;
             settings.lease_acquire_interval = interval * 2;

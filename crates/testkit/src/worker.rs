@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use taskhub_azure_storage::AzureStorageService;
 use taskhub_core::ServiceError;
 use taskhub_worker::samples::{self, SampleOptions};
@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::TestHub;
-use crate::golden::{Manager, Phase, WorkerFlags};
+use crate::golden::{Phase, WorkerFlags};
 use crate::load::Hidden;
 
 impl TestHub {
@@ -43,20 +43,16 @@ impl TestHub {
 
     /// Loads a captured hub, does what comes next, and lets a worker finish it.
     ///
-    /// Hubs of the blob lease managers are finished by the table manager, as after a switch: without their
-    /// lease container.
-    ///
     /// # Errors
     /// Something failed, or an instance did not end as it should.
     pub async fn take_over(&self, phase: &Phase) -> Result<()> {
-        let mut dump = phase.hub()?;
-        if phase.manager != Manager::Table {
-            dump.containers.retain(|container| !container.name.ends_with("-leases"));
-        }
-        self.load(&dump, Hidden::Release).await?;
+        self.load(&phase.hub()?, Hidden::Release).await?;
         for step in &phase.steps {
             self.act(step).await?;
         }
+        // It finds out itself which partition manager the hub has.
+        let found = self.open("successor")?.detect().await?.map(|layout| layout.manager);
+        ensure!(found == Some(phase.manager), "{found:?} instead of {}", phase.manager);
         let worker = self.start_worker("successor", phase.worker).await?;
         self.ends(&phase.endings).await?;
         worker.stop().await
