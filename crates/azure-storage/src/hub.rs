@@ -307,6 +307,11 @@ impl Hub {
         }
     }
 
+    /// Who owns which partition, as the hub's partition manager records it.
+    pub(crate) async fn partition_owners(&self) -> Result<Vec<PartitionLease>, ServiceError> {
+        Ok(self.partition_rows().await?.unwrap_or_default())
+    }
+
     async fn control_queues(&self) -> Result<Vec<String>, ServiceError> {
         let prefix = format!("{}-control-", self.name().lower());
         let queues = self.account.queues.list_queues(&prefix).await;

@@ -8,6 +8,7 @@ mod checkpoint;
 mod client;
 pub mod dead_letter;
 mod error;
+mod guard;
 mod hub;
 mod large_messages;
 pub mod message;
@@ -22,6 +23,7 @@ mod session;
 mod settings;
 mod shared;
 pub mod tracking;
+mod watchdog;
 
 pub use client::AzureStorageClient;
 pub use hub::{

@@ -45,6 +45,7 @@ impl PartitionOwner for Owner {
         let task = tokio::spawn(queue.clone().run(shared.clone()));
         queues.insert(partition, (queue, task));
         drop(queues);
+        shared.count_owned();
         // Its last owner may have gone without finishing what it had in hands.
         shared.work_items.expect_more();
     }
@@ -88,6 +89,7 @@ impl PartitionOwner for Owner {
                 "partition lost: receiving has stopped"
             );
         }
+        shared.count_owned();
         let unstarted = shared.sessions.close(partition);
         let tracker = shared.tasks.clone();
         tracker.spawn(async move { shared.give_back(unstarted).await });
@@ -100,6 +102,7 @@ impl PartitionOwner for Owner {
         if let Some((queue, _)) = &receiving {
             queue.stop.cancel();
         }
+        shared.count_owned();
         let deadline = Instant::now() + shared.hub.settings.drain_timeout;
         let unstarted = shared.sessions.close(partition);
         let received = async {

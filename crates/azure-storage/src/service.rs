@@ -30,6 +30,7 @@ use crate::renewal::renew_held;
 use crate::session::manager::SessionManager;
 use crate::shared::Shared;
 use crate::tracking::store::TrackingStore;
+use crate::watchdog::watch;
 
 /// Time for each of the last steps of a stop, if storage does not answer.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -142,6 +143,7 @@ impl OrchestrationService for AzureStorageService {
         let owner = Arc::new(Owner(shared.clone()));
         let manager = PartitionManager::new(self.hub.clone(), owner, manager_kind);
         let manager = tokio::spawn(manager.run(stop.clone(), force.clone()));
+        shared.tasks.spawn(watch(shared.clone()));
         let stop_renewing = CancellationToken::new();
         let renewer = tokio::spawn(renew_held(shared.clone(), stop_renewing.clone()));
         let running = Running {
@@ -200,6 +202,7 @@ impl OrchestrationService for AzureStorageService {
             }
             // Nothing may hide what is made visible now.
             self.stop_renewing(running).await;
+            let _ = tokio::time::timeout(STOP_GRACE, shared.work_items.receives_ended()).await;
             shared.cut_off.cancel();
             let left = tokio::time::timeout(STOP_GRACE, async {
                 tokio::join!(
@@ -254,17 +257,18 @@ impl OrchestrationService for AzureStorageService {
             }
             if let Some(taken) = shared.sessions.take_ready() {
                 let token = taken.token;
-                match shared.admit(taken).await {
-                    Ok(Some(item)) => return Ok(Some(item)),
-                    Ok(None) => {
-                        shared.release(token).await;
-                        continue;
-                    }
-                    Err(e) => {
-                        shared.abandon(token, reason_of(&e)).await;
-                        shared.release(token).await;
-                        return Err(e);
-                    }
+                let guard = shared.session_guard(token);
+                let admitted = shared.admit(taken).await;
+                if let Err(e) = &admitted {
+                    shared.abandon(token, reason_of(e)).await;
+                }
+                if !matches!(admitted, Ok(Some(_))) {
+                    shared.release(token).await;
+                }
+                guard.disarm();
+                match admitted {
+                    Ok(None) => continue,
+                    other => return other,
                 }
             }
             tokio::select! {
@@ -289,14 +293,21 @@ impl OrchestrationService for AzureStorageService {
         token: LockToken,
         commit: EpisodeCommit,
     ) -> Result<(), ServiceError> {
-        checkpoint::complete(&self.running()?.shared, token, commit).await
+        let shared = &self.running()?.shared;
+        let guard = shared.session_guard(token);
+        let completed = checkpoint::complete(shared, token, commit).await;
+        guard.disarm();
+        completed
     }
 
     async fn discard_orchestration(&self, token: LockToken) -> Result<(), ServiceError> {
         let shared = &self.running()?.shared;
         let messages = shared.sessions.current(token);
+        let guard = shared.session_guard(token);
         shared.sessions.admit(token, Vec::new(), Vec::new());
-        checkpoint::delete_all(shared, &messages).await
+        let deleted = checkpoint::delete_all(shared, &messages).await;
+        guard.disarm();
+        deleted
     }
 
     async fn abandon_orchestration(&self, token: LockToken) -> Result<(), ServiceError> {
@@ -329,8 +340,10 @@ impl OrchestrationService for AzureStorageService {
             let Some(messages) = shared.sessions.next_messages(token) else { return Ok(None) };
             if !messages.is_empty() {
                 let Some((_, tracked)) = shared.sessions.tracked(token) else { return Ok(None) };
+                let guard = shared.session_guard(token);
                 let kept = shared.keep_in_order(messages, &tracked.index).await;
                 shared.sessions.admit(token, kept.clone(), Vec::new());
+                guard.disarm();
                 if !kept.is_empty() {
                     return Ok(Some(kept.iter().map(|m| m.task().clone()).collect()));
                 }
@@ -377,7 +390,11 @@ impl OrchestrationService for AzureStorageService {
             // -1 if the request tells none. Source: Azure/durabletask, `ActivitySession`.
             episode: Some(request.data.episode.unwrap_or(-1)),
         };
-        shared.sender.send_control(&response, &sender).await?;
+        let guard = shared.activity_guard(token);
+        if let Err(e) = shared.sender.send_control(&response, &sender).await {
+            guard.disarm();
+            return Err(e);
+        }
         shared.announce(shared.sender.partition_of(&response), &response);
         let queues = &*self.hub.account.queues;
         let deleted = request.delete(queues).await;
@@ -394,6 +411,7 @@ impl OrchestrationService for AzureStorageService {
         if let EventKind::TaskScheduled { name: Some(name), .. } = &request.task().event.kind {
             shared.work_items.set_unknown(name, false);
         }
+        guard.disarm();
         deleted.map(drop).map_err(|e| {
             let what = format!("cannot delete an activity request. instance=`{}`", request.instance_id());
             self.hub.failed(what, e)

@@ -49,6 +49,12 @@ impl Shared {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts the queues that are received from.
+    pub(crate) fn count_owned(&self) {
+        let owned = self.queues().values().filter(|(queue, _)| !queue.stop.is_cancelled()).count();
+        self.hub.metrics.partitions_owned.set(i64::try_from(owned).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn no_session(&self, what: &str, token: LockToken) -> ServiceError {
         ServiceError::new(
             ErrorKind::SessionAborted,

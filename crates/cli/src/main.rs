@@ -27,8 +27,10 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut console = Console::process(cli.common.output);
     let exit =
-        runtime.block_on(async { taskhub_cli::run(cli, &Environment::process()?, &mut console).await })?;
-    Ok(exit.code())
+        runtime.block_on(async { taskhub_cli::run(cli, &Environment::process()?, &mut console).await });
+    // What still runs, blocked perhaps, does not hold the program.
+    runtime.shutdown_background();
+    Ok(exit?.code())
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

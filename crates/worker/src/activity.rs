@@ -42,12 +42,23 @@ impl WorkKind for ActivityWork {
 
     async fn process(&self, item: ActivityWorkItem) -> Processed {
         let token = item.token;
-        match self.run(item).await {
-            Ok(response) => self.complete(token, response).await,
-            Err(reason) => {
-                self.gave_back.count(KIND, &reason);
-                self.give_back(token, reason).await;
-                Processed::Ok
+        let work = async {
+            match self.run(item).await {
+                Ok(response) => self.complete(token, response).await,
+                Err(reason) => {
+                    self.gave_back.count(KIND, &reason);
+                    self.give_back(token, reason).await;
+                    Processed::Ok
+                }
+            }
+        };
+        // A defect of the backend costs this work item and no more.
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(processed) => processed,
+            Err(panic) => {
+                error!(panic = panic_message(panic.as_ref()), "processing a work item panicked");
+                self.give_back(token, GiveBackReason::Interrupted).await;
+                Processed::ServiceFailed
             }
         }
     }

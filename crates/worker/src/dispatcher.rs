@@ -77,7 +77,10 @@ pub(crate) async fn dispatch<K: WorkKind>(kind: Arc<K>, limit: usize, life: Life
         };
         match fetched {
             Ok(Some(item)) if life.stopping.is_cancelled() => {
-                kind.put_back(item).await;
+                let put_back = tokio::time::timeout(ABANDON_GRACE, kind.put_back(item)).await;
+                if put_back.is_err() {
+                    warn!(kind = kind.name(), "work could not be put back in time, it comes back later");
+                }
                 break;
             }
             Ok(Some(item)) => {

@@ -68,7 +68,11 @@ impl WorkKind for OrchestrationWork {
 
     async fn process(&self, item: OrchestrationWorkItem) -> Processed {
         let token = item.token;
-        let processed = self.work(item).await;
+        // A defect of the backend costs this work item and no more.
+        let processed = AssertUnwindSafe(self.work(item)).catch_unwind().await.unwrap_or_else(|panic| {
+            error!(panic = panic_message(panic.as_ref()), "processing a work item panicked");
+            Processed::ServiceFailed
+        });
         self.service.release_orchestration(token).await;
         processed
     }

@@ -11,7 +11,9 @@ use taskhub_storage::ErrorKind;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::guard::Guard;
 use crate::hub::Hub;
 use crate::queue::backoff::PollingBackoff;
 use crate::queue::control::{BRISK_INTERVAL, BRISK_PERIOD};
@@ -27,9 +29,11 @@ pub(crate) struct WorkItemQueue {
     hub: Hub,
     receiver: Receiver,
     queue: String,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     /// Somebody in this process put a request, or handed one over.
     pub(crate) bell: Notify,
+    /// Receives under way, which go on when whoever waits for them does not.
+    receives: TaskTracker,
     waiting: AtomicUsize,
     poll: tokio::sync::Mutex<PollingBackoff>,
 }
@@ -55,8 +59,9 @@ impl WorkItemQueue {
             hub,
             receiver,
             queue,
-            state: Mutex::default(),
+            state: Arc::default(),
             bell: Notify::new(),
+            receives: TaskTracker::new(),
             waiting: AtomicUsize::new(0),
             poll: tokio::sync::Mutex::new(poll),
         }
@@ -85,14 +90,20 @@ impl WorkItemQueue {
     ) -> Result<Option<ActivityWorkItem>, ServiceError> {
         let deadline = Instant::now() + timeout;
         self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Guard::new(|| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        });
         let result = self.wait_for_one(deadline, stop).await;
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let Some(message) = result? else { return Ok(None) };
+        drop(waiting);
         if stop.is_cancelled() {
             // Received while stopping: whoever goes on shall see it at once.
-            self.give_back(&message).await;
+            if let Ok(Some(message)) = result {
+                self.give_back(&message).await;
+            }
+            self.give_back_unstarted().await;
             return Ok(None);
         }
+        let Some(message) = result? else { return Ok(None) };
         let token = {
             let mut state = self.state();
             state.last_token += 1;
@@ -130,18 +141,17 @@ impl WorkItemQueue {
             if let Some(message) = self.state().local.pop_front() {
                 return Ok(Some(message));
             }
-            let visibility = self.hub.settings.work_item_queue_visibility_timeout;
-            // Not cancelled by `stop`: a message received and dropped would stay hidden.
-            let received = self.receiver.receive(&self.queue, 1, visibility).await?;
-            if let Some(message) = received.messages.into_iter().next() {
+            let unreadable = self.receive().await?;
+            let received = self.state().local.pop_front();
+            if let Some(message) = received {
                 // Work that this worker only gives back is no sign of more to come; polling slows down as if
                 // nothing had come, and leaves the work to others.
                 if !self.is_unknown(&message) {
                     poll.signalled();
                 }
-                return Ok(Some(Arc::new(message)));
+                return Ok(Some(message));
             }
-            if received.unreadable > 0 {
+            if unreadable > 0 {
                 // There may be more behind it.
                 continue;
             }
@@ -180,6 +190,29 @@ impl WorkItemQueue {
         } else if unknown.len() < MAX_UNKNOWN && unknown.insert(name.to_owned()) {
             state.quieted = true;
         }
+    }
+
+    /// Receives one request; returns how many could not be read. Not in the caller's future: a message received and dropped would stay hidden.
+    async fn receive(&self) -> Result<usize, ServiceError> {
+        let (receiver, queue) = (self.receiver.clone(), self.queue.clone());
+        let state = self.state.clone();
+        let visibility = self.hub.settings.work_item_queue_visibility_timeout;
+        let receive = self.receives.spawn(async move {
+            let received = receiver.receive(&queue, 1, visibility).await?;
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.local.extend(received.messages.into_iter().map(Arc::new));
+            Ok(received.unreadable)
+        });
+        receive.await.unwrap_or_else(|e| {
+            let what = format!("receiving activity requests broke off. hub=`{}`", self.hub.name());
+            Err(ServiceError::with_source(taskhub_core::ErrorKind::Internal, what, e))
+        })
+    }
+
+    /// Waits until no receive is under way.
+    pub(crate) async fn receives_ended(&self) {
+        self.receives.close();
+        self.receives.wait().await;
     }
 
     /// The request behind a token.

@@ -42,8 +42,12 @@ impl Shared {
                 None => fresh.push(message),
             }
         }
+        // Held from now on, so that they are renewed, however long the look at their rows takes.
+        self.sessions.hold(&fresh);
+        let guard = self.message_guard(fresh.clone());
         let checked =
             join_all(fresh.into_iter().map(|message| self.clone().admit_received(partition, message))).await;
+        guard.disarm();
         self.take_in(partition, checked.into_iter().flatten().collect()).await;
     }
 
@@ -75,6 +79,12 @@ impl Shared {
     /// The client writes the row right after it has sent the start: looks for it some more times before the
     /// message is put back for two seconds.
     async fn await_row(self: Arc<Self>, partition: PartitionId, message: Arc<HeldMessage>) {
+        let guard = self.message_guard(vec![message.clone()]);
+        self.clone().look_for_row(partition, message).await;
+        guard.disarm();
+    }
+
+    async fn look_for_row(self: Arc<Self>, partition: PartitionId, message: Arc<HeldMessage>) {
         for delay in ROW_RETRY_DELAYS {
             tokio::select! {
                 biased;
@@ -152,7 +162,11 @@ impl Shared {
     pub(crate) fn fetch_histories(self: &Arc<Self>, requests: Vec<FetchRequest>) {
         for request in requests {
             let shared = self.clone();
-            self.tasks.spawn(async move { shared.fetch_history(request).await });
+            self.tasks.spawn(async move {
+                let guard = shared.batch_guard(request.batch);
+                shared.fetch_history(request).await;
+                guard.disarm();
+            });
         }
     }
 

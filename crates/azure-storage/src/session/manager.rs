@@ -115,6 +115,14 @@ impl SessionManager {
         self.room.notify_waiters();
     }
 
+    /// These messages are in the hands of this process, before it is known what becomes of them.
+    pub(crate) fn hold(&self, messages: &[Arc<HeldMessage>]) {
+        let mut state = self.state();
+        for message in messages {
+            state.held.insert(message.message_id.clone(), message.clone());
+        }
+    }
+
     /// Routes received messages, in order, to sessions and batches. Returns the histories to be read, and
     /// the messages of a partition that has been closed meanwhile.
     pub(crate) fn add(&self, partition: PartitionId, messages: Vec<Arc<HeldMessage>>) -> Released {

@@ -102,6 +102,21 @@ impl Requests {
     where
         F: Future<Output = Result<T>>,
     {
+        self.run_within(Duration::MAX, operation, resource, nothing_found, attempt).await
+    }
+
+    /// As [`Requests::run`], with a bound of its own on each attempt.
+    async fn run_within<T, F>(
+        &self,
+        limit: Duration,
+        operation: Operation,
+        resource: &str,
+        nothing_found: Option<T>,
+        attempt: impl Fn() -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let total = if operation.is_lease() {
             self.settings.lease_total_timeout
         } else {
@@ -113,7 +128,7 @@ impl Requests {
         loop {
             attempts += 1;
             // Half of the time at most, so that there is some for a repetition.
-            let timeout = (ends_at.saturating_duration_since(Instant::now())).min(total / 2);
+            let timeout = (ends_at.saturating_duration_since(Instant::now())).min(total / 2).min(limit);
             let outcome = self.attempt(operation, resource, timeout, &attempt).await;
             let error = match outcome {
                 Ok(value) => return Ok(value),

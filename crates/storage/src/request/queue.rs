@@ -32,7 +32,9 @@ impl QueueStore for Layer<dyn QueueStore> {
         visibility_timeout: Duration,
     ) -> Result<Vec<QueueMessage>> {
         let attempt = || self.inner.get_messages(queue, count, visibility_timeout);
-        let messages = self.requests.run(op::GET_MESSAGES, queue, None, attempt).await?;
+        // A reply that comes when the messages are about to be visible again is worth nothing.
+        let limit = visibility_timeout / 2;
+        let messages = self.requests.run_within(limit, op::GET_MESSAGES, queue, None, attempt).await?;
         self.requests.counts.add_receive(op::GET_MESSAGES, queue, messages.len());
         Ok(messages)
     }
