@@ -307,9 +307,17 @@ impl Hub {
         }
     }
 
-    /// Who owns which partition, as the hub's partition manager records it.
-    pub(crate) async fn partition_owners(&self) -> Result<Vec<PartitionLease>, ServiceError> {
-        Ok(self.partition_rows().await?.unwrap_or_default())
+    /// Who owns which partition, as the records of this partition manager say.
+    pub(crate) async fn partition_owners(
+        &self,
+        manager: PartitionManagerKind,
+    ) -> Result<Vec<PartitionOwnership>, ServiceError> {
+        if manager != PartitionManagerKind::Table {
+            return self.blob_ownerships(manager).await;
+        }
+        let found = self.partition_rows().await?.unwrap_or_default();
+        let now = found.served_at.unwrap_or_else(|| self.clock.now());
+        Ok(found.rows.iter().map(|row| PartitionOwnership::of_row(row, now)).collect())
     }
 
     async fn control_queues(&self) -> Result<Vec<String>, ServiceError> {

@@ -143,7 +143,7 @@ impl OrchestrationService for AzureStorageService {
         let owner = Arc::new(Owner(shared.clone()));
         let manager = PartitionManager::new(self.hub.clone(), owner, manager_kind);
         let manager = tokio::spawn(manager.run(stop.clone(), force.clone()));
-        shared.tasks.spawn(watch(shared.clone()));
+        shared.tasks.spawn(watch(shared.clone(), manager_kind));
         let stop_renewing = CancellationToken::new();
         let renewer = tokio::spawn(renew_held(shared.clone(), stop_renewing.clone()));
         let running = Running {
@@ -199,11 +199,12 @@ impl OrchestrationService for AzureStorageService {
         let finish = async {
             if tokio::time::timeout(drain_timeout, work).await.is_err() {
                 tracing::warn!(hub = %self.hub.name(), "not everything was finished in time; stopping anyway");
+                // Sessions that are cut off do not hold their partitions any longer.
+                shared.cut_off.cancel();
             }
             // Nothing may hide what is made visible now.
             self.stop_renewing(running).await;
             let _ = tokio::time::timeout(STOP_GRACE, shared.work_items.receives_ended()).await;
-            shared.cut_off.cancel();
             let left = tokio::time::timeout(STOP_GRACE, async {
                 tokio::join!(
                     shared.give_back(shared.sessions.all_held()),
@@ -220,9 +221,9 @@ impl OrchestrationService for AzureStorageService {
         };
         let hand_over = async {
             let Some(mut manager) = manager else { return };
-            // Cut-off sessions do not hold their partitions any longer.
             let ended = async {
-                shared.cut_off.cancelled().await;
+                tokio::time::sleep(drain_timeout).await;
+                shared.cut_off.cancel();
                 tokio::time::sleep(STOP_GRACE).await;
             };
             tokio::select! {

@@ -8,9 +8,10 @@ use taskhub_core::{EventKind, PartitionId, Timestamp};
 use taskhub_storage::QueueMessage;
 use tokio::time::Instant;
 
+use crate::hub::PartitionManagerKind;
 use crate::message::{self, Decoded};
 use crate::metrics::QueueLabels;
-use crate::partition::table::PartitionLease;
+use crate::partition::ownership::{OwnershipState, PartitionOwnership};
 use crate::queue::control::Report;
 use crate::shared::Shared;
 
@@ -30,7 +31,7 @@ struct Seen {
 }
 
 /// Watches until the worker stops.
-pub(crate) async fn watch(shared: Arc<Shared>) {
+pub(crate) async fn watch(shared: Arc<Shared>, manager: PartitionManagerKind) {
     let mut seen = BTreeMap::new();
     let mut summary_at = Instant::now() + SUMMARY_INTERVAL;
     loop {
@@ -42,7 +43,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
         look(&shared, &mut seen).await;
         if Instant::now() >= summary_at {
             summary_at = Instant::now() + SUMMARY_INTERVAL;
-            summarise(&shared).await;
+            summarise(&shared, manager).await;
         }
     }
 }
@@ -121,11 +122,10 @@ fn age_of(message: &QueueMessage, seen: Option<&Seen>, now: Timestamp) -> Durati
     now.saturating_since(due_at.map_or(message.inserted_at, |due| due.max(message.inserted_at)))
 }
 
-async fn summarise(shared: &Shared) {
-    match shared.hub.partition_owners().await {
+async fn summarise(shared: &Shared, manager: PartitionManagerKind) {
+    match shared.hub.partition_owners(manager).await {
         Ok(leases) if !leases.is_empty() => {
-            let now = shared.hub.clock.now();
-            let owners: Vec<_> = leases.iter().map(|lease| describe(lease, now)).collect();
+            let owners: Vec<_> = leases.iter().map(describe).collect();
             tracing::info!(hub = %shared.hub.name(), owners = owners.join(", "), "partitions");
         }
         Ok(_) => {}
@@ -133,20 +133,17 @@ async fn summarise(shared: &Shared) {
     }
 }
 
-fn describe(lease: &PartitionLease, now: Timestamp) -> String {
-    let Some(owner) = &lease.current_owner else { return format!("{}: nobody", lease.queue) };
+fn describe(lease: &PartitionOwnership) -> String {
+    let Some(owner) = &lease.owner else { return format!("{}: nobody", lease.queue) };
     let mut text = format!("{}: {owner}", lease.queue);
-    if let Some(since) = lease.owned_since {
+    if let Some(since) = lease.since {
         text.push_str(&format!(" since {}", since.to_iso()));
     }
-    if lease.expires_at.is_some_and(|at| at <= now) {
-        text.push_str(", expired");
-    }
-    if let Some(next) = &lease.next_owner {
-        text.push_str(&format!(", next {next}"));
-    }
-    if lease.is_draining {
-        text.push_str(", draining");
+    match (lease.state, &lease.next_owner) {
+        (OwnershipState::Expired, _) => text.push_str(", expired"),
+        (_, Some(next)) => text.push_str(&format!(", next {next}")),
+        (OwnershipState::HandingOver, None) => text.push_str(", handing over"),
+        _ => {}
     }
     text
 }
@@ -156,6 +153,7 @@ mod tests {
     use taskhub_storage::PopReceipt;
 
     use super::*;
+    use crate::partition::table::PartitionLease;
 
     fn at(second: u64) -> Timestamp {
         Timestamp::from_unix(Duration::from_secs(1_768_469_400 + second))
@@ -195,15 +193,19 @@ mod tests {
 
     #[test]
     fn the_summary_names_owners_and_what_moves() {
-        let mut lease = PartitionLease::free("hub-control-00");
-        assert_eq!(describe(&lease, at(0)), "hub-control-00: nobody");
-        lease.current_owner = Some("w1".into());
-        lease.owned_since = Some(at(0));
-        lease.expires_at = Some(at(30));
-        assert_eq!(describe(&lease, at(1)), "hub-control-00: w1 since 2026-01-15T09:30:00Z");
-        lease.next_owner = Some("w2".into());
-        lease.is_draining = true;
-        let expected = "hub-control-00: w1 since 2026-01-15T09:30:00Z, expired, next w2, draining";
-        assert_eq!(describe(&lease, at(31)), expected);
+        let mut row = PartitionLease::free("hub-control-00");
+        let check = |row: &PartitionLease, now, expected: &str| {
+            assert_eq!(describe(&PartitionOwnership::of_row(row, now)), expected);
+        };
+        check(&row, at(0), "hub-control-00: nobody");
+        row.current_owner = Some("w1".into());
+        row.owned_since = Some(at(0));
+        row.expires_at = Some(at(30));
+        check(&row, at(1), "hub-control-00: w1 since 2026-01-15T09:30:00Z");
+        check(&row, at(31), "hub-control-00: w1 since 2026-01-15T09:30:00Z, expired");
+        row.is_draining = true;
+        check(&row, at(1), "hub-control-00: w1 since 2026-01-15T09:30:00Z, handing over");
+        row.next_owner = Some("w2".into());
+        check(&row, at(1), "hub-control-00: w1 since 2026-01-15T09:30:00Z, next w2");
     }
 }

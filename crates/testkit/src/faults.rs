@@ -47,6 +47,8 @@ pub enum Effect {
     DelayBefore(Duration),
     /// It is carried out, and the reply comes after a delay.
     DelayAfter(Duration),
+    /// The client panics before it is carried out.
+    Panic,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,6 +212,9 @@ impl<S: ?Sized> Faulty<S> {
             Some(Effect::DelayBefore(delay)) => {
                 tokio::time::sleep(delay).await;
                 request.await
+            }
+            Some(Effect::Panic) => {
+                panic!("a defect of the client. operation=`{operation}` resource=`{resource}`")
             }
             Some(Effect::DelayAfter(delay)) => {
                 let answer = request.await;

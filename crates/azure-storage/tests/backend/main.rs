@@ -6,6 +6,7 @@ mod bad_input;
 mod checkpoint;
 mod client;
 mod fleet;
+mod liveness;
 mod managers;
 mod races;
 mod status;
