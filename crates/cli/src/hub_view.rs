@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_lease_shows_its_end_or_its_state() {
-        let at = |seconds| Timestamp::from_unix(Duration::from_secs(1_768_469_400 + seconds));
+        let at = |seconds: u64| Timestamp::from_unix(Duration::from_secs(1_768_469_400 + seconds));
         let mut owned = PartitionOwnership {
             queue: "hub-control-00".to_owned(),
             manager: PartitionManagerKind::Table,

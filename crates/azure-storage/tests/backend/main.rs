@@ -8,6 +8,7 @@ mod client;
 mod fleet;
 mod liveness;
 mod managers;
+mod provider;
 mod races;
 mod status;
 mod support;
