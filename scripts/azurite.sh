@@ -2,7 +2,7 @@
 # Runs a command against a fresh Azure Storage emulator and stops the emulator afterwards.
 #
 #   azurite.sh run -- COMMAND [ARGUMENT...]   with $TASKHUB_TEST_CONNECTION set for the command
-#   azurite.sh install                        only fetches the emulator (npm ci)
+#   azurite.sh install                        only fetches the packages of azurite-tests (npm ci)
 #
 # The version is pinned in azurite-tests/package.json and its lock file. The emulator listens on
 # free ports of 127.0.0.1 and keeps its data in a new directory, in memory where /dev/shm exists.
@@ -26,18 +26,21 @@ usage() {
   exit 2
 }
 
-# Installs what the lock file says, unless that is what is there.
+# Installs what the lock files say, unless that is what is there: the emulator, and the client of Durable
+# Functions that one of the tests runs.
 install() {
   command -v node >/dev/null || die 'the tests against the emulator need Node.js 20 or later: node is not installed'
   command -v npm >/dev/null || die 'the tests against the emulator need npm to install it'
   (
     if command -v flock >/dev/null; then flock 9; fi
-    if ! cmp -s "$home/package-lock.json" "$home/node_modules/.installed-lock.json"; then
-      echo 'azurite.sh: installing the emulator' >&2
-      (cd "$home" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
-        die 'npm ci failed'
-      cp "$home/package-lock.json" "$home/node_modules/.installed-lock.json"
-    fi
+    for directory in "$home" "$home/durable-functions"; do
+      if ! cmp -s "$directory/package-lock.json" "$directory/node_modules/.installed-lock.json"; then
+        echo "azurite.sh: installing the packages of $(basename "$directory")" >&2
+        (cd "$directory" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
+          die 'npm ci failed'
+        cp "$directory/package-lock.json" "$directory/node_modules/.installed-lock.json"
+      fi
+    done
   ) 9>"${TMPDIR:-/tmp}/taskhub-azurite-$(id -u).lock"
   [ -f "$entry" ] || die "the emulator is not where it should be: $entry"
 }

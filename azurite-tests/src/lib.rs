@@ -2,6 +2,8 @@
 //!
 //! `scripts/azurite.sh run -- cargo test -p azurite-tests` starts the emulator and runs them.
 
+pub mod serve;
+
 use std::sync::Arc;
 
 use anyhow::Result;

@@ -1,6 +1,7 @@
 //! The command line. Names and defaults are those of `func durable` where that tool has the command.
 
 mod bench;
+mod serve;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 pub use bench::{BenchArgs, Scenario};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+pub use serve::ServeArgs;
 use taskhub_azure_storage::PartitionManagerKind;
 use taskhub_core::{OrchestrationStatus, Timestamp};
 
@@ -124,6 +126,8 @@ pub enum Command {
     Hub(HubCommand),
     /// Run a worker until it is told to stop (Ctrl-C, SIGTERM or SIGHUP)
     Worker(WorkerArgs),
+    /// Serve the HTTP management API of Durable Functions until told to stop
+    Serve(ServeArgs),
     /// Ask the health endpoint of a worker; exit code 1 when it does not answer with a success
     Healthcheck(HealthcheckArgs),
     /// Show what a task hub does, on the embedded store or on a storage emulator

@@ -15,6 +15,7 @@ mod healthcheck;
 mod hub_view;
 mod logging;
 mod payload;
+mod serve;
 mod table;
 mod wire;
 mod worker;
@@ -61,6 +62,7 @@ pub async fn run(cli: Cli, environment: &Environment, console: &mut Console) -> 
         Command::Demo(args) => demo::run(&cli.common, args, environment, console).await,
         Command::Bench(args) => bench::run(&cli.common, args, environment, console).await,
         Command::Worker(args) => worker::run(&cli.common, args, environment, console).await,
+        Command::Serve(args) => serve::run(&cli.common, args, environment, console).await,
         Command::Healthcheck(args) => healthcheck::run(args, environment).await,
         Command::Hub(HubCommand::Show) => hub_view::run(&cli.common, environment, console).await,
         command => wire::session(&cli.common, &command, environment, console)?.run(command).await,

@@ -118,7 +118,7 @@ pub(crate) fn service(hub: &Hub) -> Arc<dyn OrchestrationService> {
     Arc::new(AzureStorageService::new(hub.clone()))
 }
 
-fn settings(host: &HostJson, hub: TaskHubName, worker_id: WorkerId) -> AzureStorageSettings {
+pub(crate) fn settings(host: &HostJson, hub: TaskHubName, worker_id: WorkerId) -> AzureStorageSettings {
     let mut settings = AzureStorageSettings::new(hub, worker_id);
     if let Some(size) = host.control_queue_batch_size {
         settings.control_queue_batch_size = size;

@@ -99,7 +99,7 @@ fn finished(ended: Result<Result<(), taskhub_core::ServiceError>, tokio::task::J
     Ok(Exit::Done)
 }
 
-fn settings(host: &HostJson) -> WorkerSettings {
+pub(crate) fn settings(host: &HostJson) -> WorkerSettings {
     let mut settings = WorkerSettings::default();
     if let Some(limit) = host.max_concurrent_orchestrators {
         settings.max_concurrent_task_orchestration_work_items = limit as usize;

@@ -19,14 +19,19 @@ pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.
 /// What the endpoints tell of: one worker, and the metrics of its process. Cheap to clone.
 #[derive(Clone)]
 pub struct Health {
-    worker: WorkerHandle,
+    worker: Option<WorkerHandle>,
     metrics: Option<Arc<Registry>>,
 }
 
 impl Health {
     /// Tells of this worker; without metrics.
     pub fn of(worker: WorkerHandle) -> Self {
-        Self { worker, metrics: None }
+        Self { worker: Some(worker), metrics: None }
+    }
+
+    /// Tells of a process without a worker: it lives and is ready as long as it answers; without metrics.
+    pub fn of_server() -> Self {
+        Self { worker: None, metrics: None }
     }
 
     /// Answers `/metrics` with what is registered here.
@@ -61,7 +66,7 @@ pub fn health(health: Health) -> Router {
 }
 
 async fn livez(State(health): State<Health>) -> Response {
-    if health.worker.is_alive() {
+    if health.worker.as_ref().is_none_or(WorkerHandle::is_alive) {
         answer(StatusCode::OK, &json!({ "status": "alive" }))
     } else {
         answer(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "stopped" }))
@@ -69,7 +74,7 @@ async fn livez(State(health): State<Health>) -> Response {
 }
 
 async fn readyz(State(health): State<Health>) -> Response {
-    let status = health.worker.status();
+    let status = health.worker.as_ref().map(WorkerHandle::status).unwrap_or_default();
     let code = match status.readiness {
         Readiness::Ready => StatusCode::OK,
         _ => StatusCode::SERVICE_UNAVAILABLE,

@@ -29,7 +29,7 @@ mod serve;
 
 pub use health::{Health, METRICS_CONTENT_TYPE, health};
 pub use probe::{ProbeError, livez_at, probe};
-pub use serve::{ServeError, Server, listen, serve};
+pub use serve::{ServeError, ServeSettings, Server, listen, serve, serve_with};
 
 pub use axum;
 pub use prometheus_client;

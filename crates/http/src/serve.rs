@@ -2,11 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// How long requests under way may take after the stop. All of ours are answered at once.
@@ -84,6 +90,26 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
+/// How connections are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServeSettings {
+    /// Connections at once; more wait until one ends.
+    pub max_connections: usize,
+    /// How long the head of a request may take to arrive; a connection that is kept open without one ends then.
+    pub header_timeout: Duration,
+    /// How long requests under way may take after the stop.
+    pub stop_grace: Duration,
+}
+
+impl Default for ServeSettings {
+    fn default() -> Self {
+        Self { max_connections: 1024, header_timeout: Duration::from_secs(30), stop_grace: STOP_GRACE }
+    }
+}
+
+/// Pause after a connection could not be taken: too many files are open, mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Answers requests until `shutdown`; then no more connections are taken, and those under way have two
 /// seconds.
 ///
@@ -94,10 +120,69 @@ pub async fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let stop = shutdown.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-    tokio::select! {
-        served = server.into_future() => served.map_err(ServeError::Accept),
-        () = async { shutdown.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => Ok(()),
+    serve_with(listener, router, ServeSettings::default(), shutdown).await
+}
+
+/// As [`serve`], with settings. HTTP/1.1.
+///
+/// # Errors
+/// [`ServeError::Accept`].
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    settings: ServeSettings,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let graceful = GracefulShutdown::new();
+    let permits = Arc::new(Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let mut connections = JoinSet::new();
+    loop {
+        let taken = tokio::select! {
+            taken = take(&listener, &permits) => taken,
+            () = shutdown.cancelled() => break,
+        };
+        let (stream, permit) = match taken {
+            Ok(taken) => taken,
+            Err(source) if is_of_one_connection(&source) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(settings.header_timeout)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = graceful.watch(connection);
+        connections.spawn(async move {
+            let _permit = permit;
+            if let Err(error) = connection.await {
+                // Clients go away, and some send nonsense.
+                tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke");
+            }
+        });
+        while connections.try_join_next().is_some() {}
     }
+    drop(listener);
+    // Those that take longer end with the set.
+    let _ = tokio::time::timeout(settings.stop_grace, graceful.shutdown()).await;
+    Ok(())
+}
+
+async fn take(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    // Fails only where the other side is gone already.
+    let _ = stream.set_nodelay(true);
+    Ok((stream, permit))
+}
+
+/// The other side was gone before it was taken.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -1,5 +1,5 @@
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -84,6 +84,12 @@ impl Registry {
         });
         let added = add(&mut self.activities, name, version, erased, "activity");
         self.duplicate = self.duplicate.take().or(added.err());
+    }
+
+    /// Without versions, sorted.
+    pub(crate) fn orchestration_names(&self) -> Vec<String> {
+        let names: BTreeSet<&String> = self.orchestrations.keys().map(|(name, _)| name).collect();
+        names.into_iter().cloned().collect()
     }
 
     /// Fails when something was registered twice.

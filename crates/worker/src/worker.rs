@@ -337,6 +337,11 @@ impl WorkerBuilder {
         }))
     }
 
+    /// Names of the orchestrators registered so far, sorted.
+    pub fn orchestration_names(&self) -> Vec<String> {
+        self.registry.orchestration_names()
+    }
+
     /// Finishes the worker; nothing runs yet.
     ///
     /// # Errors

@@ -50,6 +50,7 @@ impl Session<'_> {
             }
             Command::Hub(HubCommand::Show)
             | Command::Worker(_)
+            | Command::Serve(_)
             | Command::Healthcheck(_)
             | Command::Demo(_)
             | Command::Bench(_) => {

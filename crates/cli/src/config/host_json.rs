@@ -27,6 +27,10 @@ pub(crate) struct HostJson {
     pub(crate) extended_sessions_enabled: Option<bool>,
     pub(crate) extended_session_idle_timeout: Option<Duration>,
     pub(crate) use_app_lease: Option<bool>,
+    pub(crate) use_forwarded_host: Option<bool>,
+    /// Whether a start may replace an instance that has not finished.
+    pub(crate) overrides_any_state: Option<bool>,
+    pub(crate) default_version: Option<String>,
 }
 
 impl HostJson {
@@ -63,6 +67,10 @@ impl HostJson {
         let storage = Section {
             name: "durableTask.storageProvider",
             value: member(task.value, "storageProvider").unwrap_or(&Value::Null),
+        };
+        let http = Section {
+            name: "durableTask.httpSettings",
+            value: member(task.value, "httpSettings").unwrap_or(&Value::Null),
         };
         let minutes = |key| storage.duration(key, Duration::from_secs(60), Duration::from_secs(3600));
         // Differs: `func durable` ignores the connection name of the storage provider and so looks at
@@ -106,6 +114,16 @@ impl HostJson {
                 .number("extendedSessionIdleTimeoutInSeconds", 1, i32::MAX as u32)?
                 .map(|s| Duration::from_secs(s.into())),
             use_app_lease: task.boolean("useAppLease")?,
+            use_forwarded_host: http.boolean("useForwardedHost")?,
+            overrides_any_state: match task.text("overridableExistingInstanceStates")?.as_deref() {
+                None => None,
+                Some(name) if name.eq_ignore_ascii_case("AnyState") => Some(true),
+                Some(name) if name.eq_ignore_ascii_case("NonRunningStates") => Some(false),
+                Some(name) => bail!(
+                    "overridableExistingInstanceStates must be NonRunningStates or AnyState. value=`{name}`"
+                ),
+            },
+            default_version: task.text("defaultVersion")?,
         })
     }
 }
@@ -296,6 +314,8 @@ mod tests {
             r#"{"durableTask": {
                 "maxConcurrentActivityFunctions": 12, "maxConcurrentOrchestratorFunctions": "3",
                 "extendedSessionsEnabled": true, "extendedSessionIdleTimeoutInSeconds": 20, "useAppLease": false,
+                "httpSettings": {"useForwardedHost": true}, "overridableExistingInstanceStates": "anyState",
+                "defaultVersion": "1.0",
                 "storageProvider": {
                     "partitionCount": 16, "controlQueueBatchSize": 8, "controlQueueBufferThreshold": 100,
                     "controlQueueVisibilityTimeout": "00:01:00", "workItemQueueVisibilityTimeout": "01:00:00",
@@ -317,6 +337,9 @@ mod tests {
             extended_sessions_enabled: Some(true),
             extended_session_idle_timeout: Some(Duration::from_secs(20)),
             use_app_lease: Some(false),
+            use_forwarded_host: Some(true),
+            overrides_any_state: Some(true),
+            default_version: Some("1.0".to_owned()),
             ..HostJson::default()
         };
         assert_eq!(host, expected);

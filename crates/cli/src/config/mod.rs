@@ -52,6 +52,8 @@ impl Environment {
 pub(crate) struct HubConfig {
     pub(crate) hub: TaskHubName,
     pub(crate) connection: Connection,
+    /// Name of the setting the connection comes from, where one was named.
+    pub(crate) connection_name: Option<String>,
     /// Settings of host.json; defaults when there is none.
     pub(crate) host: HostJson,
     /// Name of the application, for the app lease.
@@ -116,9 +118,32 @@ impl HubConfig {
                 })?
             }
         };
+        let connection_name = if args.connection_string.is_some() || args.account_name.is_some() {
+            None
+        } else {
+            args.connection_string_setting.clone().or_else(|| host.connection_name.clone())
+        };
         let app_name = taskhub::app_name(|name| settings.get(name));
-        Ok(Self { hub, connection, host, app_name })
+        Ok(Self { hub, connection, connection_name, host, app_name })
     }
+}
+
+/// A setting that is not empty, from the environment or local.settings.json.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn setting(environment: &Environment, name: &str) -> Result<Option<String>> {
+    Ok(AppSettings::load(environment)?.get(name))
+}
+
+/// What is configured under a connection name.
+///
+/// # Errors
+/// The settings cannot be read, or there is nothing under this name.
+pub(crate) fn connection(environment: &Environment, name: &str) -> Result<Connection> {
+    AppSettings::load(environment)?
+        .connection(name)?
+        .with_context(|| format!("no such connection is configured. setting=`{name}`"))
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Response;
-use taskhub_client::{ManagementPayload, ManagementUrls};
-use taskhub_core::{InstanceFetch, InstanceId, OrchestrationStatus};
+use taskhub_client::{ManagementPayload, ManagementUrls, Rewind};
+use taskhub_core::{ErrorKind, InstanceFetch, InstanceId, OrchestrationStatus};
 
 use super::route::Verb;
 use super::{ApiKey, Call, body, reply, undisturbed};
@@ -58,7 +58,19 @@ impl Call {
         }
     }
 
-    /// All of them look at the status first, and only queue a message.
+    /// `/makeprimary`, by any method: the hub is to be processed by this application.
+    pub(super) async fn make_primary(self) -> Response {
+        let client = self.hub.client.clone();
+        match undisturbed(async move { client.make_primary().await }).await {
+            Ok(()) => reply::empty(StatusCode::OK),
+            // The hub has no app lease.
+            Err(error) if error.kind() == ErrorKind::Invalid => reply::impossible(&error.to_string()),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// All of them look at the status first, and only queue a message. A rewind also takes
+    /// `allowTimers=true`.
     pub(super) async fn control(self, instance_id: InstanceId, verb: Verb) -> Response {
         use OrchestrationStatus::{ContinuedAsNew, Failed, Pending, Running, Suspended};
         let status = match self.live_status(&instance_id).await {
@@ -91,10 +103,18 @@ impl Call {
         }
         let (client, id) = (self.hub.client.clone(), instance_id);
         let reason = self.query.text("reason").map(str::to_owned);
+        let allow_timers = self.query.boolean("allowTimers").unwrap_or(false);
         let sent = async move {
             match verb {
                 Verb::Suspend => client.suspend(&id, reason.as_deref()).await,
                 Verb::Resume => client.resume(&id, reason.as_deref()).await,
+                Verb::Rewind => {
+                    let mut rewind = reason.into_iter().fold(Rewind::new(), Rewind::reason);
+                    if allow_timers {
+                        rewind = rewind.allow_timers();
+                    }
+                    client.rewind(&id, rewind).await.map(drop)
+                }
                 _ => client.terminate(&id, reason.as_deref()).await,
             }
         };

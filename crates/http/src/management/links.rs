@@ -1,7 +1,9 @@
 //! Addresses.
 
+use std::net::IpAddr;
+
 use axum::extract::Request;
-use axum::http::uri::Authority;
+use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use taskhub_client::ManagementPayload;
@@ -53,6 +55,25 @@ impl Origin {
 fn authority(headers: &HeaderMap, name: &str) -> Option<Authority> {
     let value = headers.get(name)?.to_str().ok()?.split(',').next()?.trim();
     value.parse().ok().filter(|authority: &Authority| !authority.as_str().contains('@'))
+}
+
+/// Whether a request names this machine itself as its host, and does not come from a page of another one.
+pub(super) fn is_local(request: &Request) -> bool {
+    let headers = request.headers();
+    let host = request.uri().authority().cloned().or_else(|| authority(headers, "host"));
+    let page = headers.get(header::ORIGIN).map(|value| {
+        let host = value.to_str().ok().and_then(|text| text.parse::<Uri>().ok()?.authority().cloned());
+        host.is_some_and(|host| is_loopback(&host))
+    });
+    host.is_some_and(|host| is_loopback(&host)) && page != Some(false)
+}
+
+fn is_loopback(authority: &Authority) -> bool {
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
 }
 
 fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {

@@ -49,12 +49,12 @@ use wait::Wait;
 
 /// The management API. It answers every path: with 404 and no body what it does not know, so that an
 /// application mounts it as its fallback (`Router::fallback_service`), or merges it.
-pub fn router(hubs: Hubs, mut options: Options) -> Router {
+pub fn router(hubs: impl Into<Arc<Hubs>>, mut options: Options) -> Router {
     options.base_path.truncate(options.base_path.trim_end_matches('/').len());
     if !options.base_path.is_empty() && !options.base_path.starts_with('/') {
         options.base_path.insert(0, '/');
     }
-    let api = Arc::new(Api { hubs, options });
+    let api = Arc::new(Api { hubs: hubs.into(), options });
     Router::new().fallback(move |request: Request| {
         let api = api.clone();
         async move { api.answer(request).await }
@@ -62,7 +62,7 @@ pub fn router(hubs: Hubs, mut options: Options) -> Router {
 }
 
 struct Api {
-    hubs: Hubs,
+    hubs: Arc<Hubs>,
     options: Options,
 }
 
@@ -131,6 +131,9 @@ impl Api {
 
     async fn answer_at(self: Arc<Self>, target: Result<Target, NoRoute>, request: Request) -> Response {
         let query = Query::parse(request.uri().query());
+        if self.options.local_only && !links::is_local(&request) {
+            return reply::empty(StatusCode::FORBIDDEN);
+        }
         // Whoever has no key does not learn which endpoints there are.
         if !self.admits(&request, &query) {
             return reply::empty(StatusCode::UNAUTHORIZED);
@@ -210,9 +213,8 @@ impl Call {
                 self.raise_event(instance_id.into(), event, body).await.into()
             }
             Route::Control { instance_id, verb: Verb::Restart } => self.restart(instance_id.into()).await,
-            Route::Control { verb: Verb::Rewind, .. } | Route::Entity { .. } | Route::MakePrimary => {
-                reply::empty(StatusCode::NOT_FOUND).into()
-            }
+            Route::Entity { .. } => reply::empty(StatusCode::NOT_FOUND).into(),
+            Route::MakePrimary => self.make_primary().await.into(),
             Route::Control { instance_id, verb } => self.control(instance_id.into(), verb).await.into(),
         }
     }

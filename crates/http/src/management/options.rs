@@ -30,6 +30,9 @@ pub struct Options {
     /// The key every request must carry, as query parameter `code` or header `x-functions-key`; the generated
     /// addresses carry it too. Without one, everybody who reaches the socket may do everything.
     pub key: Option<ApiKey>,
+    /// Refuse requests (403) that name another host than this machine itself, and those of web pages from
+    /// elsewhere. Without it, a page in a browser of somebody on this machine could use an API without a key.
+    pub local_only: bool,
     /// Scheme, host and path in front of the endpoints in generated addresses. Without it, scheme and host are
     /// those of the request and the path is `base_path`.
     pub public_url: Option<Url>,
@@ -69,6 +72,7 @@ impl Default for Options {
             rpc_base: true,
             sample_functions: true,
             key: None,
+            local_only: false,
             public_url: None,
             use_forwarded_host: false,
             max_body_bytes: 16 * 1024 * 1024,
@@ -138,8 +142,8 @@ impl ApiKey {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }
 
-    /// The key, for generated addresses.
-    pub(super) fn expose(&self) -> &str {
+    /// The key itself, for generated addresses.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }

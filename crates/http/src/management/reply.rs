@@ -91,6 +91,11 @@ pub(super) fn already_exists(conflicts: Conflicts, status: impl std::fmt::Displa
     )
 }
 
+/// 500: not with the hub's configuration.
+pub(super) fn impossible(of: &str) -> Response {
+    exception(StatusCode::INTERNAL_SERVER_ERROR, FAILED, of, "System.InvalidOperationException")
+}
+
 /// 500: the operation took too long.
 pub(super) fn timed_out() -> Response {
     exception(

@@ -35,7 +35,8 @@ async fn check_with(options: &Options, line: &str, expected: [u16; 9]) {
             reply.has_no_body();
         }
         if line.contains("/x/") && !line.contains("/restart") {
-            assert_eq!(api.fake.sent().len(), usize::from(expected == 202), "{line} {status:?}");
+            let done = api.fake.sent().len() + api.fake.rewound().len();
+            assert_eq!(done, usize::from(expected == 202), "{line} {status:?}");
         }
     }
 }
@@ -76,6 +77,11 @@ async fn suspend() {
 #[tokio::test]
 async fn resume() {
     check("POST /instances/x/resume", [404, 500, 500, 500, 202, 410, 410, 410, 410]).await;
+}
+
+#[tokio::test]
+async fn rewind() {
+    check("POST /instances/x/rewind", [404, 500, 500, 500, 500, 410, 202, 410, 410]).await;
 }
 
 #[tokio::test]
