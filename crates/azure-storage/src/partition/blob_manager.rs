@@ -28,6 +28,21 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before a renewal whose outcome nobody knows is repeated.
 const UNKNOWN_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How often the leases are looked at again because another worker stole the same one first.
+///
+/// Differs: DTFx waits for the next interval, so that workers which join together get one lease in ten
+/// seconds among them.
+const LOST_RACES: u32 = 8;
+
+/// How an attempt to take leases ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// There is nothing more to do for now.
+    Settled,
+    /// Another worker has stolen the lease that this one wanted.
+    LostRace,
+}
+
 /// The leases of one kind: which are held, and how new ones are got.
 #[derive(Debug)]
 struct Leases {
@@ -187,8 +202,15 @@ impl BlobManager {
     /// Takes leases, for ever.
     async fn take(&self, leases: &Leases) {
         loop {
-            match self.take_once(leases).await {
-                Ok(()) => self.owner.status().looked(),
+            let mut taken = self.take_once(leases).await;
+            for _ in 0..LOST_RACES {
+                if !matches!(taken, Ok(Taken::LostRace)) {
+                    break;
+                }
+                taken = self.take_once(leases).await;
+            }
+            match taken {
+                Ok(_) => self.owner.status().looked(),
                 Err(e) => {
                     self.owner.status().failed(&e);
                     self.failed(leases, "cannot take leases", &e);
@@ -201,7 +223,8 @@ impl BlobManager {
         }
     }
 
-    async fn take_once(&self, leases: &Leases) -> Result<(), ServiceError> {
+    /// Takes what the balance says: any number of free leases, or one of another worker's.
+    async fn take_once(&self, leases: &Leases) -> Result<Taken, ServiceError> {
         let owns = |partition| {
             // Ownership is acquired only while the intent is held.
             std::ptr::eq(leases, &self.intent) || self.intent.holds(partition)
@@ -228,21 +251,20 @@ impl BlobManager {
                     }
                 }
             }
+            Plan::Steal(partition) if self.shuns(partition) => {}
             Plan::Steal(partition) => {
-                if let Some(lease) = lease_of(partition)
-                    && let Some(held) = leases.folder.acquire(lease).await?
-                {
-                    if self.ownership.is_none() {
-                        // Differs: DTFx reads at once, while the previous owner reads until its next
-                        // renewal fails.
-                        let noticed = Instant::now() + self.hub.settings.lease_renew_interval;
-                        self.state().not_before.insert(partition, noticed);
-                    }
-                    self.gained(leases, partition, held);
+                let Some(lease) = lease_of(partition) else { return Ok(Taken::Settled) };
+                let Some(held) = leases.folder.acquire(lease).await? else { return Ok(Taken::LostRace) };
+                if self.ownership.is_none() {
+                    // Differs: DTFx reads at once, while the previous owner reads until its next renewal
+                    // fails.
+                    let noticed = Instant::now() + self.hub.settings.lease_renew_interval;
+                    self.state().not_before.insert(partition, noticed);
                 }
+                self.gained(leases, partition, held);
             }
         }
-        Ok(())
+        Ok(Taken::Settled)
     }
 
     /// Renews what is held, for ever. Goes on while partitions are handed back.

@@ -120,3 +120,96 @@ impl PartitionOwner for Limited {
         self.owner.status()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Mutex, MutexGuard};
+    use std::time::Duration;
+
+    use taskhub_core::{Clock, SeededIds, TaskHubName};
+    use taskhub_storage::memory::MemoryStore;
+    use taskhub_testkit::{VirtualClock, eventually_within};
+
+    use super::*;
+    use crate::settings::AzureStorageSettings;
+
+    /// A worker whose receive loop for one partition never comes to life.
+    #[derive(Default)]
+    struct Hands {
+        receiving: Mutex<BTreeSet<PartitionId>>,
+        dead: Option<PartitionId>,
+        restarts: AtomicU32,
+        status: StatusBoard,
+    }
+
+    impl Hands {
+        fn receiving(&self) -> MutexGuard<'_, BTreeSet<PartitionId>> {
+            self.receiving.lock().unwrap()
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl PartitionOwner for Hands {
+        fn receive(&self, partition: PartitionId, _: Instant) {
+            self.receiving().insert(partition);
+        }
+
+        fn is_receiving(&self, partition: PartitionId) -> bool {
+            self.receiving().contains(&partition)
+        }
+
+        fn is_live(&self, partition: PartitionId) -> bool {
+            self.is_receiving(partition) && self.dead != Some(partition)
+        }
+
+        fn restart(&self, _: PartitionId) {
+            self.restarts.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn stop_receiving(&self, partition: PartitionId) {
+            self.receiving().remove(&partition);
+        }
+
+        async fn drain(&self, partition: PartitionId) {
+            self.receiving().remove(&partition);
+        }
+
+        fn status(&self) -> &StatusBoard {
+            &self.status
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_whose_receive_loop_is_dead_goes_to_another_worker() {
+        for kind in PartitionManagerKind::ALL {
+            let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
+            let account = MemoryStore::new(clock.clone()).account();
+            let start = |worker: &str, hands: &Arc<Hands>| {
+                let mut settings = AzureStorageSettings::new(TaskHubName::new("Hub").unwrap(), worker);
+                settings.partition_manager = Some(kind);
+                settings.partition_count = Some(2);
+                let ids = Arc::new(SeededIds::new(worker.len() as u64));
+                let hub = Hub::new(settings, account.clone(), clock.clone(), ids).unwrap();
+                let manager = PartitionManager::new(hub.clone(), hands.clone(), kind);
+                async move {
+                    hub.create().await.unwrap();
+                    tokio::spawn(manager.run(CancellationToken::new(), CancellationToken::new()))
+                }
+            };
+            let dead = PartitionId(1);
+            let sick = Arc::new(Hands { dead: Some(dead), ..Hands::default() });
+            let _first = start("sick", &sick).await;
+            let both = || async { (sick.receiving().len() == 2).then_some(()) };
+            eventually_within(Duration::from_secs(10), "both queues", both).await;
+            let well = Arc::new(Hands::default());
+            let _second = start("well-worker", &well).await;
+            eventually_within(Duration::from_secs(60), "the dead queue changes hands", || async {
+                (well.is_receiving(dead) && !sick.is_receiving(dead)).then_some(())
+            })
+            .await;
+            assert!(sick.restarts.load(Ordering::Relaxed) > 0, "{kind}: a new loop was tried first");
+        }
+    }
+}

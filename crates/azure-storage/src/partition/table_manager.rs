@@ -145,6 +145,10 @@ impl TableManager {
         if !shutting_down {
             let me = self.hub.settings.worker_id.clone();
             for at in table::balance(&counts_for, &me) {
+                let partition = self.hub.names.partition_of_queue(&after[at].queue);
+                if partition.is_some_and(|partition| self.local(partition).shunned) {
+                    continue;
+                }
                 let lease = PartitionLease { next_owner: Some(me.clone()), ..after[at].clone() };
                 moving = true;
                 if self.write(&lease).await?.is_none() {

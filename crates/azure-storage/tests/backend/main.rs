@@ -3,6 +3,7 @@
 
 mod admission;
 mod bad_input;
+mod balance;
 mod checkpoint;
 mod client;
 mod fleet;
