@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use taskhub_azure_storage::{AzureStorageService, OwnershipState, PartitionManagerKind};
 use taskhub_core::{Clock as _, OrchestrationService as _, TaskHubName};
-use taskhub_testkit::compare::{Comparison, assert_same};
+use taskhub_testkit::compare::{Comparison, compare};
 use taskhub_testkit::golden::{self, Provider};
 use taskhub_testkit::{TestHub, VirtualClock, eventually_within};
 
@@ -43,8 +43,9 @@ async fn await_owners(hub: &TestHub, expected: &[(&str, usize)]) {
 
 async fn assert_like(hub: &TestHub, scenario: &str, phase: &str, values: bool) -> Result<()> {
     let golden = golden::hub(Provider::V2, scenario, phase)?;
-    println!("{scenario}/{phase}");
-    assert_same(&hub.take().await?, &golden, Comparison { values, ..Comparison::default() });
+    let found = compare(&hub.take().await?, &golden, Comparison { values, ..Comparison::default() });
+    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+    ensure!(lines.is_empty(), "{scenario}/{phase}\n{}", lines.join("\n"));
     Ok(())
 }
 

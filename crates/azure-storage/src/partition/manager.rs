@@ -193,18 +193,19 @@ mod tests {
                 let ids = Arc::new(SeededIds::new(worker.len() as u64));
                 let hub = Hub::new(settings, account.clone(), clock.clone(), ids).unwrap();
                 let manager = PartitionManager::new(hub.clone(), hands.clone(), kind);
-                async move {
+                let task = async move {
                     hub.create().await.unwrap();
-                    tokio::spawn(manager.run(CancellationToken::new(), CancellationToken::new()))
-                }
+                    manager.run(CancellationToken::new(), CancellationToken::new()).await;
+                };
+                AbortOnDropHandle::new(tokio::spawn(task))
             };
             let dead = PartitionId(1);
             let sick = Arc::new(Hands { dead: Some(dead), ..Hands::default() });
-            let _first = start("sick", &sick).await;
+            let _first = start("sick", &sick);
             let both = || async { (sick.receiving().len() == 2).then_some(()) };
             eventually_within(Duration::from_secs(10), "both queues", both).await;
             let well = Arc::new(Hands::default());
-            let _second = start("well-worker", &well).await;
+            let _second = start("well-worker", &well);
             eventually_within(Duration::from_secs(60), "the dead queue changes hands", || async {
                 (well.is_receiving(dead) && !sick.is_receiving(dead)).then_some(())
             })
