@@ -12,6 +12,8 @@ use tokio::sync::OnceCell;
 use crate::hub::Hub;
 use crate::partition::app_lease;
 use crate::queue::send::{MessageSender, client_sender};
+use crate::tracking::key;
+use crate::tracking::purge::PurgeOnly;
 use crate::tracking::store::TrackingStore;
 
 /// A task hub in Azure Storage as a client uses it. It touches no leases.
@@ -144,6 +146,18 @@ impl OrchestrationServiceClient for AzureStorageClient {
     }
 
     async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError> {
-        self.tracking.purge(instance_id).await
+        Ok(self.tracking.purge(instance_id, PurgeOnly::Any).await?.unwrap_or_default())
+    }
+
+    async fn purge_if_finished(&self, instance_id: &InstanceId) -> Result<Option<PurgeResult>, ServiceError> {
+        self.tracking.purge(instance_id, PurgeOnly::Finished).await
+    }
+
+    async fn first_list_key(&self, from: &str, before: Option<&str>) -> Result<Option<String>, ServiceError> {
+        self.tracking.first_key(from, before).await
+    }
+
+    fn list_key(&self, instance_id: &InstanceId) -> String {
+        key::escape(instance_id.as_str())
     }
 }

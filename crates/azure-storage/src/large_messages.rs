@@ -1,11 +1,13 @@
 //! The hub's container of large messages and large table columns.
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use taskhub_core::ServiceError;
 use taskhub_storage::{ErrorKind, PutBlob};
 
 use crate::hub::Hub;
 use crate::message;
+use crate::tracking::purge::DELETE_CONCURRENCY;
 
 /// A message or column refers to a blob that is not there.
 #[derive(Debug, thiserror::Error)]
@@ -81,27 +83,29 @@ impl<'a> LargeMessages<'a> {
         }
     }
 
-    /// Names of all blobs that begin with `prefix`; none when there is no container. Folders of a
-    /// hierarchical account are left out.
-    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<String>, ServiceError> {
-        let mut names = Vec::new();
+    /// Deletes all blobs whose names begin with `prefix`, page by page; none when there is no container.
+    /// Folders of a hierarchical account are left out.
+    pub(crate) async fn delete_all(&self, prefix: &str) -> Result<u64, ServiceError> {
+        let mut deleted = 0;
         let mut continuation = None;
         loop {
-            match self.hub.account.blobs.list_blobs(&self.container, prefix, continuation).await {
-                Ok(page) => {
-                    names.extend(
-                        page.blobs
-                            .into_iter()
-                            .filter(|b| b.metadata.get("hdi_isfolder").is_none_or(|f| f != "true"))
-                            .map(|b| b.name),
-                    );
-                    continuation = page.continuation;
-                    if continuation.is_none() {
-                        return Ok(names);
-                    }
-                }
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(names),
+            let page = match self.hub.account.blobs.list_blobs(&self.container, prefix, continuation).await {
+                Ok(page) => page,
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(deleted),
                 Err(e) => return Err(self.hub.failed("cannot list large messages", e)),
+            };
+            let is_folder = |metadata: &std::collections::BTreeMap<String, String>| {
+                metadata.get("hdi_isfolder").is_some_and(|folder| folder == "true")
+            };
+            let names = page.blobs.into_iter().filter(|b| !is_folder(&b.metadata)).map(|b| b.name);
+            deleted += stream::iter(names)
+                .map(|name| async move { self.delete(&name).await.map(u64::from) })
+                .buffer_unordered(DELETE_CONCURRENCY)
+                .try_fold(0, |sum, gone| async move { Ok(sum + gone) })
+                .await?;
+            continuation = page.continuation;
+            if continuation.is_none() {
+                return Ok(deleted);
             }
         }
     }

@@ -6,8 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use taskhub_core::{
     Clock, EventKind, ExecutionId, FIRE_AND_FORGET_TAG, HistoryEvent, IdSource, InstanceFetch, InstanceId,
-    OrchestrationInstance, OrchestrationServiceClient, OrchestrationState, PurgeResult, RandomIds,
-    SystemClock, Timestamp,
+    OrchestrationInstance, OrchestrationServiceClient, OrchestrationState, RandomIds, SystemClock, Timestamp,
 };
 
 use crate::{ClientError, Operation, instance_id};
@@ -50,6 +49,10 @@ impl TaskHubClient {
     pub fn with_status_checks(mut self, on: bool) -> Self {
         self.checks_status = on;
         self
+    }
+
+    pub(crate) fn checks_status(&self) -> bool {
+        self.checks_status
     }
 
     pub(crate) fn service(&self) -> &dyn OrchestrationServiceClient {
@@ -213,20 +216,6 @@ impl TaskHubClient {
     pub async fn resume(&self, instance_id: &InstanceId, reason: Option<&str>) -> Result<(), ClientError> {
         let kind = EventKind::ExecutionResumed { reason: reason.map(str::to_owned) };
         self.send(Operation::Resume, instance_id, kind).await
-    }
-
-    /// Removes rows and blobs of one instance; zeros when there is no such instance.
-    ///
-    /// # Errors
-    /// `Invalid`: a blank id, or with status checks an instance that has not finished. Others: the
-    /// backend failed.
-    pub async fn purge(&self, instance_id: &InstanceId) -> Result<PurgeResult, ClientError> {
-        instance_id::check(instance_id)?;
-        match self.checked(Operation::Purge, instance_id).await {
-            Err(ClientError::NotFound { .. }) => return Ok(PurgeResult::default()),
-            other => other?,
-        }
-        self.service.purge_instance(instance_id).await.map_err(ClientError::service(Operation::Purge))
     }
 
     /// Creates what is missing of the hub.

@@ -203,21 +203,24 @@ impl OrchestrationServiceClient for FakeService {
 
     async fn list_instances(&self, query: &InstanceQuery) -> Result<InstancePage, ServiceError> {
         let memory = self.0.lock().unwrap();
-        let skip: usize = query.continuation.as_deref().map_or(0, |c| c.parse().unwrap());
         let take = query.page_size.unwrap_or(100) as usize;
         let wanted = |s: &&OrchestrationState| {
             let id = &s.instance.instance_id;
             let prefix = query.instance_id_prefix.as_deref().unwrap_or_default();
             let entity_unwanted = prefix.is_empty() && query.exclude_entities && id.is_entity();
-            if !id.as_str().starts_with(prefix) || entity_unwanted {
+            let before = query.key_from.as_deref().is_some_and(|from| id.as_str() < from);
+            let behind = query.key_before.as_deref().is_some_and(|end| id.as_str() >= end);
+            if !id.as_str().starts_with(prefix) || entity_unwanted || before || behind {
                 return false;
             }
             query.statuses.is_empty() || s.status.is_some_and(|status| query.statuses.contains(&status))
         };
         let all: Vec<_> = memory.states.values().filter(wanted).cloned().collect();
-        let instances: Vec<_> = all.iter().skip(skip).take(take).cloned().collect();
-        let end = skip + instances.len();
-        let continuation = (end < all.len()).then(|| end.to_string());
+        let after = query.continuation.as_deref().unwrap_or_default();
+        let mut rest = all.into_iter().filter(|s| s.instance.instance_id.as_str() > after);
+        let instances: Vec<_> = rest.by_ref().take(take).collect();
+        let last = instances.last().map(|s| s.instance.instance_id.to_string());
+        let continuation = last.filter(|_| rest.next().is_some());
         Ok(InstancePage { instances, continuation })
     }
 
@@ -244,6 +247,24 @@ impl OrchestrationServiceClient for FakeService {
     async fn make_primary(&self) -> Result<(), ServiceError> {
         self.0.lock().unwrap().made_primary += 1;
         Ok(())
+    }
+
+    async fn purge_if_finished(&self, instance_id: &InstanceId) -> Result<Option<PurgeResult>, ServiceError> {
+        let status = self.0.lock().unwrap().states.get(instance_id.as_str()).map(|s| s.status);
+        match status {
+            Some(status) if !status.is_some_and(OrchestrationStatus::is_terminal) => Ok(None),
+            _ => self.purge_instance(instance_id).await.map(Some),
+        }
+    }
+
+    fn list_key(&self, instance_id: &InstanceId) -> String {
+        instance_id.to_string()
+    }
+
+    async fn first_list_key(&self, from: &str, before: Option<&str>) -> Result<Option<String>, ServiceError> {
+        let memory = self.0.lock().unwrap();
+        let first = memory.states.range(from.to_owned()..).next().map(|(key, _)| key.clone());
+        Ok(first.filter(|key| before.is_none_or(|before| key.as_str() < before)))
     }
 
     async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError> {

@@ -64,6 +64,10 @@ pub struct InstanceQuery {
     pub instance_id_prefix: Option<String>,
     /// Leave out entities (ignored with a prefix).
     pub exclude_entities: bool,
+    /// Key at or after (see `OrchestrationServiceClient::list_key`); part of a list.
+    pub key_from: Option<String>,
+    /// Key before; part of a list.
+    pub key_before: Option<String>,
     /// Columns to return.
     pub fetch: InstanceFetch,
     /// Rows per page, 1 to 1000; `None` lets the service choose.
@@ -81,6 +85,8 @@ impl Default for InstanceQuery {
             task_hubs: Vec::new(),
             instance_id_prefix: None,
             exclude_entities: false,
+            key_from: None,
+            key_before: None,
             fetch: InstanceFetch::ALL,
             page_size: None,
             continuation: None,

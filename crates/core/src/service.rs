@@ -237,4 +237,14 @@ pub trait OrchestrationServiceClient: Send + Sync {
 
     /// Removes rows and blobs of one instance, whatever its status.
     async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError>;
+
+    /// Removes rows and blobs of one instance that has finished; `None` when it has not, and nothing is
+    /// removed. Zeros when there is no such instance.
+    async fn purge_if_finished(&self, instance_id: &InstanceId) -> Result<Option<PurgeResult>, ServiceError>;
+
+    /// The key by which lists order an instance; keys compare by their UTF-16 units.
+    fn list_key(&self, instance_id: &InstanceId) -> String;
+
+    /// The first key in a range of lists, whatever its instance is like; `None` when there is none.
+    async fn first_list_key(&self, from: &str, before: Option<&str>) -> Result<Option<String>, ServiceError>;
 }

@@ -312,6 +312,12 @@ pub fn filter(query: &InstanceQuery) -> Option<String> {
         }
         None => {}
     }
+    if let Some(from) = &query.key_from {
+        conditions.push(format!("PartitionKey ge {}", quote_filter_text(from)));
+    }
+    if let Some(before) = &query.key_before {
+        conditions.push(format!("PartitionKey lt {}", quote_filter_text(before)));
+    }
     match conditions.as_slice() {
         [] => None,
         [one] => Some(one.clone()),

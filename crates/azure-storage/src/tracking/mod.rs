@@ -7,7 +7,7 @@ pub mod history_row;
 pub mod instance_row;
 pub(crate) mod instances;
 pub mod key;
-mod purge;
+pub(crate) mod purge;
 mod rewind;
 pub mod sentinel;
 pub(crate) mod store;

@@ -1,9 +1,9 @@
 //! Removal of instances.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use taskhub_core::{InstanceId, PurgeResult, ServiceError};
+use taskhub_core::{InstanceId, OrchestrationStatus, PurgeResult, ServiceError};
 use taskhub_storage as storage;
-use taskhub_storage::{Condition, TableOperation, TableQuery};
+use taskhub_storage::{Condition, TableOperation, TableQuery, TableStore};
 
 use crate::tracking::store::TrackingStore;
 use crate::tracking::{instance_row, key};
@@ -11,44 +11,64 @@ use crate::tracking::{instance_row, key};
 /// Rows deleted by one transaction. The service's limit.
 const MAX_DELETE_ROWS: usize = 100;
 /// Deletes under way at once. Source: Azure/durabletask, `Table.DeleteBatchParallelAsync`.
-pub(super) const DELETE_CONCURRENCY: usize = 10;
+pub(crate) const DELETE_CONCURRENCY: usize = 10;
+
+/// What may be purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PurgeOnly {
+    /// Whatever is there.
+    Any,
+    /// An instance that has finished. Its row goes only if nobody has written it meanwhile.
+    Finished,
+}
 
 impl TrackingStore {
     /// Removes blobs, history and row of one instance, the row last, so that a purge that is cut off can
-    /// be repeated.
+    /// be repeated. `None`: the instance has not finished.
     ///
     /// Differs: DTFx lists blobs by the bare instance id, which takes those of every id that begins with
     /// it, and misses those under the escaped id.
-    pub(crate) async fn purge(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError> {
+    pub(crate) async fn purge(
+        &self,
+        instance_id: &InstanceId,
+        only: PurgeOnly,
+    ) -> Result<Option<PurgeResult>, ServiceError> {
         let mut result = PurgeResult::default();
-        if self.instance_row(instance_id).await?.is_none() {
-            return Ok(result);
-        }
+        let Some(row) = self.instance_row(instance_id).await? else { return Ok(Some(result)) };
+        let is_finished = row.state.status.is_some_and(OrchestrationStatus::is_terminal);
+        let condition = match (only, row.etag) {
+            (PurgeOnly::Finished, _) if !is_finished => return Ok(None),
+            (PurgeOnly::Finished, Some(etag)) => Condition::Matches(etag),
+            _ => Condition::Any,
+        };
         let raw = format!("{instance_id}/");
         let partition_key = key::escape(instance_id.as_str());
         let escaped = format!("{partition_key}/");
-        let mut names = self.large().list(&raw).await?;
+        result.blobs = self.large().delete_all(&raw).await?;
         if escaped != raw {
-            names.extend(self.large().list(&escaped).await?);
-        }
-        for name in names {
-            result.blobs += u64::from(self.large().delete(&name).await?);
+            result.blobs += self.large().delete_all(&escaped).await?;
         }
         result.rows = self.delete_history(instance_id).await?;
-        let delete =
-            TableOperation::Delete { partition_key, row_key: String::new(), condition: Condition::Any };
+        let delete = TableOperation::Delete { partition_key, row_key: String::new(), condition };
         match self.hub.account.tables.execute(&self.hub.names.instances_table(), delete).await {
             Ok(_) => result.instances = 1,
             Err(e) if e.kind() == storage::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == storage::ErrorKind::Conflict => {
+                tracing::info!(
+                    hub = %self.hub.name(), instance = %instance_id,
+                    "the id was started again during its purge: the new row stays"
+                );
+            }
             Err(e) => {
                 let what = format!("cannot delete the Instances row. instance=`{instance_id}`");
                 return Err(self.hub.failed(what, e));
             }
         }
         self.etags.set(instance_id, None);
-        Ok(result)
+        Ok(Some(result))
     }
 
+    /// Deletes the rows of all executions, page by page.
     async fn delete_history(&self, instance_id: &InstanceId) -> Result<u64, ServiceError> {
         let failed = |e| self.hub.failed(format!("cannot delete the history. instance=`{instance_id}`"), e);
         let table = self.hub.names.history_table();
@@ -57,42 +77,110 @@ impl TrackingStore {
             select: ["PartitionKey", "RowKey", "Timestamp"].map(str::to_owned).to_vec(),
             ..TableQuery::default()
         };
-        let mut operations = Vec::new();
+        let mut deleted = 0;
         loop {
             let page = self.hub.account.tables.query(&table, &query).await.map_err(failed)?;
-            operations.extend(page.entities.into_iter().map(|row| TableOperation::Delete {
-                partition_key: row.partition_key,
-                row_key: row.row_key,
-                condition: Condition::Any,
-            }));
+            let rows = page.entities.into_iter().map(|row| (row.partition_key, row.row_key)).collect();
+            deleted += delete_rows(&*self.hub.account.tables, &table, rows).await.map_err(failed)?;
             match page.continuation {
                 Some(next) => query.continuation = Some(next),
-                None => break,
+                None => return Ok(deleted),
             }
         }
-        let batches: Vec<Vec<_>> = operations.chunks(MAX_DELETE_ROWS).map(<[_]>::to_vec).collect();
-        let counts: Vec<u64> = stream::iter(batches)
-            .map(|batch| async {
-                match self.hub.account.tables.transaction(&table, batch.clone()).await {
-                    Ok(_) => Ok(batch.len() as u64),
-                    // Somebody else deletes too: one by one, skipping what is gone.
-                    Err(e) if e.kind() == storage::ErrorKind::NotFound => {
-                        let mut deleted = 0;
-                        for operation in batch {
-                            match self.hub.account.tables.execute(&table, operation).await {
-                                Ok(_) => deleted += 1,
-                                Err(e) if e.kind() == storage::ErrorKind::NotFound => {}
-                                Err(e) => return Err(failed(e)),
-                            }
+    }
+}
+
+/// Deletes rows of one partition in transactions; gives how many were there.
+/// Source: Azure/durabletask, `Table.DeleteBatchParallelAsync`.
+async fn delete_rows(
+    tables: &dyn TableStore,
+    table: &str,
+    rows: Vec<(String, String)>,
+) -> storage::Result<u64> {
+    let operations: Vec<_> = rows
+        .into_iter()
+        .map(|(partition_key, row_key)| TableOperation::Delete {
+            partition_key,
+            row_key,
+            condition: Condition::Any,
+        })
+        .collect();
+    stream::iter(operations.chunks(MAX_DELETE_ROWS).map(<[_]>::to_vec))
+        .map(|batch| async {
+            let rows = batch.len() as u64;
+            match tables.transaction(table, batch.clone()).await {
+                Ok(_) => Ok(rows),
+                // Somebody else deletes too: one by one, skipping what is gone.
+                Err(e) if e.kind() == storage::ErrorKind::NotFound => {
+                    let mut deleted = 0;
+                    for operation in batch {
+                        match tables.execute(table, operation).await {
+                            Ok(_) => deleted += 1,
+                            Err(e) if e.kind() == storage::ErrorKind::NotFound => {}
+                            Err(e) => return Err(e),
                         }
-                        Ok(deleted)
                     }
-                    Err(e) => Err(failed(e)),
+                    Ok(deleted)
                 }
-            })
-            .buffer_unordered(DELETE_CONCURRENCY)
-            .try_collect()
-            .await?;
-        Ok(counts.into_iter().sum())
+                Err(e) => Err(e),
+            }
+        })
+        .buffer_unordered(DELETE_CONCURRENCY)
+        .try_fold(0, |sum, rows| async move { Ok(sum + rows) })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use taskhub_storage::Entity;
+    use taskhub_storage::memory::MemoryStore;
+
+    use super::*;
+
+    async fn table(rows: usize) -> (MemoryStore, Vec<(String, String)>) {
+        let store = MemoryStore::new(Arc::new(taskhub_core::SystemClock));
+        let tables = store.account().tables;
+        tables.create_table("Rows").await.unwrap();
+        let keys: Vec<_> = (0..rows).map(|n| ("p".to_owned(), format!("{n:05}"))).collect();
+        for (partition_key, row_key) in &keys {
+            store.load_entity("Rows", Entity::new(partition_key.clone(), row_key.clone()));
+        }
+        (store, keys)
+    }
+
+    #[tokio::test]
+    async fn rows_are_deleted_in_chunks_of_a_hundred() {
+        for rows in [0, 1, 99, 100, 101, 250, 2500] {
+            let (store, keys) = table(rows).await;
+            let deleted = delete_rows(&*store.account().tables, "Rows", keys).await.unwrap();
+            assert_eq!((deleted, store.entities("Rows").len()), (rows as u64, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_that_are_gone_are_skipped_and_the_others_deleted_one_by_one() {
+        let (store, keys) = table(150).await;
+        let tables = store.account().tables;
+        for (partition_key, row_key) in [&keys[3], &keys[120]] {
+            let (partition_key, row_key) = (partition_key.clone(), row_key.clone());
+            let gone = TableOperation::Delete { partition_key, row_key, condition: Condition::Any };
+            tables.execute("Rows", gone).await.unwrap();
+        }
+        let deleted = delete_rows(&*tables, "Rows", keys).await.unwrap();
+        assert_eq!((deleted, store.entities("Rows").len()), (148, 0));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_and_a_second_call_deletes_the_rest() {
+        let (store, keys) = table(300).await;
+        let tables = store.account().tables;
+        let mut oversized = keys.clone();
+        oversized[150].0 = "another partition".into();
+        assert!(delete_rows(&*tables, "Rows", oversized).await.is_err());
+        let left = store.entities("Rows").into_iter().map(|row| (row.partition_key, row.row_key)).collect();
+        delete_rows(&*tables, "Rows", left).await.unwrap();
+        assert!(store.entities("Rows").is_empty());
     }
 }

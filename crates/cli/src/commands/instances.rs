@@ -61,8 +61,8 @@ mod tests {
         let (array, token) = ran.out.rsplit_once("]\n").unwrap();
         let page: Vec<serde_json::Value> = serde_json::from_str(&format!("{array}]")).unwrap();
         assert_eq!(page.len(), 2);
-        assert_eq!(token, "Continuation token for next set of results: '2'\n");
-        let ran = run(hub(), &["get-instances", "--top", "2", "--continuation-token", "2"]).await;
+        assert_eq!(token, "Continuation token for next set of results: 'b'\n");
+        let ran = run(hub(), &["get-instances", "--top", "2", "--continuation-token", "b"]).await;
         assert!(ran.out.ends_with("]\nContinuation token for next set of results: ''\n"), "{}", ran.out);
     }
 

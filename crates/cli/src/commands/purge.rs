@@ -21,6 +21,7 @@ impl Session<'_> {
             created_from: args.filter.created_after.map(|t| t.0),
             created_to: args.filter.created_before.map(|t| t.0),
             statuses: args.filter.runtime_status,
+            ..PurgeFilter::default()
         };
         let purged = self.client.purge_matching(&filter).await?;
         let (from, to) =
@@ -36,8 +37,8 @@ impl Session<'_> {
         }
         self.console.say(&line)?;
         self.report_purge(&purged.removed)?;
-        if !purged.failed.is_empty() {
-            bail!("some instances could not be purged. count=`{}`", purged.failed.len());
+        if purged.failures > 0 {
+            bail!("some instances could not be purged. count=`{}`", purged.failures);
         }
         Ok(Exit::Done)
     }

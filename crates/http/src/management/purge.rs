@@ -70,7 +70,12 @@ impl Call {
             );
         }
         statuses.known.retain(|status| status.is_terminal());
-        let filter = PurgeFilter { created_from: Some(from), created_to: Some(to), statuses: statuses.known };
+        let filter = PurgeFilter {
+            created_from: Some(from),
+            created_to: Some(to),
+            statuses: statuses.known,
+            ..PurgeFilter::default()
+        };
         let client = self.hub.client.clone();
         match undisturbed(async move { client.purge_matching(&filter).await }).await {
             Err(error) => self.failed(&error),

@@ -4,9 +4,12 @@
 
 mod control;
 mod counts;
+mod entities;
 mod errors;
 mod large_payloads;
+mod lists;
 mod orchestrations;
+mod purge;
 mod rewind;
 mod rewind_storage;
 mod support;

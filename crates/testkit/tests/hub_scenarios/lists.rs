@@ -1,0 +1,167 @@
+//! Lists and states: what the provider's query suite asks for, and lists of large hubs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use taskhub_azure_storage::AzureStorageClient;
+use taskhub_client::{ListOptions, Start, TaskHubClient};
+use taskhub_core::OrchestrationStatus::{Completed, Pending, Running};
+use taskhub_core::{InstanceFetch, InstanceQuery, OrchestrationState, Timestamp};
+use taskhub_storage::Entity;
+use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
+use tokio::time::Instant;
+
+use crate::support::World;
+
+fn ids(states: &[OrchestrationState]) -> Vec<&str> {
+    states.iter().map(|state| state.instance.instance_id.as_str()).collect()
+}
+
+async fn list(world: &World, query: InstanceQuery) -> Vec<OrchestrationState> {
+    let mut pages = world.client.pages(query);
+    let mut all = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        all.extend(page.instances);
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_without_instances_has_no_continuation() {
+    let world = World::new();
+    world.client.create_hub().await.unwrap();
+    let page = world.client.list(&InstanceQuery::default()).await.unwrap();
+    assert_eq!((page.instances.len(), page.continuation), (0, None));
+    let filtered = InstanceQuery { statuses: vec![Running], page_size: Some(1), ..InstanceQuery::default() };
+    let page = world.client.list(&filtered).await.unwrap();
+    assert_eq!((page.instances.len(), page.continuation), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_instances_are_listed_with_what_a_client_sees_of_one() {
+    let world = World::new();
+    world.start("pending", Start::new("HelloSequence").input("x").unwrap()).await;
+    let worker = world.samples();
+    world.start("done", Start::new("HelloSequence").tag("env", "test").version("")).await;
+    world.end("done").await;
+    world.end("pending").await;
+    worker.stop().await;
+    let all = list(&world, InstanceQuery { page_size: Some(1), ..InstanceQuery::default() }).await;
+    assert_eq!(ids(&all), ["done", "pending"]);
+    for state in &all {
+        let one = world.state(state.instance.instance_id.as_str()).await;
+        assert_eq!(*state, one);
+        assert_eq!(state.status, Some(Completed));
+    }
+    let small = InstanceQuery { fetch: InstanceFetch::NONE, ..InstanceQuery::default() };
+    assert!(list(&world, small).await.iter().all(|s| s.input.is_none() && s.output.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn filters_are_combined_and_their_bounds_are_inclusive() {
+    let world = World::new();
+    let mut created = Vec::new();
+    for id in ["a1", "a2", "a/3", "b1", "b'2"] {
+        world.start(id, Start::new("Approval")).await;
+        created.push(world.state(id).await.created_at);
+        world.hub.pass_a_second().await;
+    }
+    let query = |from: Option<Timestamp>, to: Option<Timestamp>, prefix: Option<&str>| InstanceQuery {
+        created_from: from,
+        created_to: to,
+        instance_id_prefix: prefix.map(str::to_owned),
+        ..InstanceQuery::default()
+    };
+    for (query, expected) in [
+        (query(None, None, None), vec!["a1", "a2", "a/3", "b'2", "b1"]),
+        (query(Some(created[1]), None, None), vec!["a2", "a/3", "b'2", "b1"]),
+        (query(Some(created[1]), Some(created[3]), None), vec!["a2", "a/3", "b1"]),
+        (query(None, Some(created[0]), None), vec!["a1"]),
+        (query(None, None, Some("a")), vec!["a1", "a2", "a/3"]),
+        (query(Some(created[1]), None, Some("a")), vec!["a2", "a/3"]),
+        (query(None, None, Some("a/")), vec!["a/3"]),
+        (query(None, None, Some("b'")), vec!["b'2"]),
+        (query(None, None, Some("c")), vec![]),
+    ] {
+        assert_eq!(ids(&list(&world, query.clone()).await), expected, "{query:?}");
+        let running = InstanceQuery { statuses: vec![Running, Completed], ..query.clone() };
+        assert!(list(&world, running).await.is_empty());
+        let pending = InstanceQuery { statuses: vec![Pending, Completed], ..query };
+        assert_eq!(ids(&list(&world, pending).await), expected);
+    }
+    let hub = |name: &str| InstanceQuery { task_hubs: vec![name.into()], ..InstanceQuery::default() };
+    assert_eq!(list(&world, hub("ScenarioHub")).await.len(), 5);
+    assert!(list(&world, hub("O'Hub")).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scheduled_instance_is_pending_and_tells_when_it_will_start() {
+    let world = World::new();
+    let at = world.hub.clock().now() + Duration::from_secs(3600);
+    world.start("later", Start::new("HelloSequence").scheduled_at(at)).await;
+    let state = world.state("later").await;
+    assert_eq!((state.status, state.scheduled_start_at), (Some(Pending), Some(at)));
+}
+
+/// A hub of many finished instances.
+fn large_hub(ids: impl Iterator<Item = String>) -> World {
+    let world = World::new();
+    let store = world.hub.memory().unwrap();
+    let now = world.hub.clock().now();
+    for id in ids {
+        let row = Entity::new(id, "")
+            .with("Name", "Sample")
+            .with("RuntimeStatus", "Completed")
+            .with("CreatedTime", now)
+            .with("LastUpdatedTime", now)
+            .with("TaskHubName", "ScenarioHub");
+        store.load_entity("ScenarioHubInstances", row);
+    }
+    world
+}
+
+/// Lists 20,000 instances with 30 ms more for each request: one page after the other, and at once.
+async fn compare(kind: &str, ids: impl Iterator<Item = String>, factor: u32) {
+    let world = large_hub(ids);
+    let plan = FaultPlan::default();
+    plan.add(Rule::on_all(Effect::DelayBefore(Duration::from_millis(30))));
+    let mut hub = world.hub.open("client").unwrap();
+    hub.account = FaultyAccount::wrap(hub.account, &plan);
+    let client = TaskHubClient::new(Arc::new(AzureStorageClient::new(hub)));
+    let query = InstanceQuery { fetch: InstanceFetch::NONE, ..InstanceQuery::default() };
+
+    let began = Instant::now();
+    let mut pages = client.pages(InstanceQuery { page_size: Some(1000), ..query.clone() });
+    let mut serial = 0;
+    while let Some(page) = pages.next().await.unwrap() {
+        serial += page.instances.len();
+    }
+    let serial_time = began.elapsed();
+
+    for parallelism in [16, 32] {
+        let began = Instant::now();
+        let mut stream = client.list_stream(query.clone(), ListOptions { parallelism });
+        let mut seen = std::collections::HashSet::new();
+        while let Some(page) = stream.next().await.unwrap() {
+            seen.extend(page.into_iter().map(|state| state.instance.instance_id));
+        }
+        let time = began.elapsed();
+        assert_eq!((serial, seen.len()), (20_000, 20_000), "{kind}");
+        eprintln!(
+            "{kind}: {serial_time:?} serial, {time:?} with {parallelism}, {} requests",
+            stream.requests()
+        );
+        assert!(time * factor <= serial_time, "{kind}: {time:?} with {parallelism}, {serial_time:?} serial");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn twenty_thousand_instances_are_listed_at_least_four_times_faster_than_one_by_one() {
+    let guid = |n: u128| format!("{:032x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+    compare("random ids", (0..20_000).map(guid), 4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_ids_have_a_long_common_beginning_a_few_requests_are_spent_on_finding_it() {
+    compare("numbered ids", (0..20_000).map(|n| format!("order-{n:08}")), 2).await;
+}
