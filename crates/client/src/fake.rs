@@ -87,6 +87,18 @@ impl FakeService {
         self
     }
 
+    /// Adds an instance with all its columns.
+    #[must_use]
+    pub fn with_row(self, state: OrchestrationState) -> Self {
+        self.set_row(state);
+        self
+    }
+
+    /// Sets all columns of an instance.
+    pub fn set_row(&self, state: OrchestrationState) {
+        self.0.lock().unwrap().states.insert(state.instance.instance_id.to_string(), state);
+    }
+
     /// Adds a history.
     #[must_use]
     pub fn with_history(self, id: &str, events: Vec<HistoryEvent>) -> Self {

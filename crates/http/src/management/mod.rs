@@ -17,6 +17,7 @@
 //! ```
 
 mod body;
+mod entities;
 mod hubs;
 mod instances;
 mod links;
@@ -213,7 +214,7 @@ impl Call {
                 self.raise_event(instance_id.into(), event, body).await.into()
             }
             Route::Control { instance_id, verb: Verb::Restart } => self.restart(instance_id.into()).await,
-            Route::Entity { .. } => reply::empty(StatusCode::NOT_FOUND).into(),
+            Route::Entity { name, key } => self.entity(name, key, body).await.into(),
             Route::MakePrimary => self.make_primary().await.into(),
             Route::Control { instance_id, verb } => self.control(instance_id.into(), verb).await.into(),
         }

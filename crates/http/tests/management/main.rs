@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cases;
+mod entities;
 mod matrix;
 mod support;
+mod waits;
