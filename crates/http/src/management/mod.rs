@@ -22,6 +22,7 @@ mod hubs;
 mod instances;
 mod links;
 mod list;
+mod openapi;
 mod options;
 mod purge;
 mod query;
@@ -99,6 +100,9 @@ enum Target {
 impl Api {
     async fn answer(self: Arc<Self>, request: Request) -> Response {
         let path = request.uri().path();
+        if path.eq_ignore_ascii_case(openapi::PATH) && request.method() == Method::GET {
+            return openapi::answer(&self.options);
+        }
         let Some(target) = self.target(path) else { return reply::empty(StatusCode::NOT_FOUND) };
         let began = tokio::time::Instant::now();
         let (method, endpoint) = (request.method().clone(), target.as_ref().map_or("unknown", Target::name));

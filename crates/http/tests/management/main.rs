@@ -4,5 +4,7 @@
 mod cases;
 mod entities;
 mod matrix;
+mod openapi;
+mod security;
 mod support;
 mod waits;
