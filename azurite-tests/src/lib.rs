@@ -3,6 +3,7 @@
 //! `scripts/azurite.sh run -- cargo test -p azurite-tests` starts the emulator and runs them.
 
 pub mod serve;
+pub mod process;
 
 use std::sync::Arc;
 
