@@ -25,6 +25,7 @@ scripts/images.sh --build || failed="$failed images"
 echo '== azurite'
 azurite() {
   cargo test --locked -p azurite-tests --no-run &&
+    cargo build --locked -p taskhub-cli -p azurite-tests --bin taskhub &&
     RUST_TEST_THREADS=8 scripts/azurite.sh run -- cargo test --locked -p azurite-tests --no-fail-fast -- --include-ignored
 }
 azurite 2>&1 | tee "$TASKHUB_LOGS/azurite.log" || failed="$failed azurite"

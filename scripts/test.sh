@@ -18,6 +18,7 @@ echo '== azurite'
 azurite() {
   # Built first, so that the emulator does not wait for the compiler. The tests mostly wait.
   cargo test --locked -p azurite-tests --no-run &&
+    cargo build --locked -p taskhub-cli -p azurite-tests --bin taskhub &&
     RUST_TEST_THREADS=8 scripts/azurite.sh run -- cargo test --locked -p azurite-tests --no-fail-fast
 }
 azurite 2>&1 | tee "$TASKHUB_LOGS/azurite.log" || failed="$failed azurite"
