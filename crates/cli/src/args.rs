@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use bench::{BenchArgs, Scenario};
+pub use bench::{BenchArgs, FleetCase, Scenario};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 pub use serve::ServeArgs;
 use taskhub_azure_storage::PartitionManagerKind;

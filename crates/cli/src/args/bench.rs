@@ -1,11 +1,16 @@
 use clap::{Args, ValueEnum};
 
+pub use crate::bench::FleetCase;
+
 /// Options of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure; may be repeated [default: all]
+    /// What to measure; may be repeated [default: all but fleet and balance, which take minutes]
     #[arg(long, value_enum, value_name = "SCENARIO")]
     pub scenario: Vec<Scenario>,
+    /// What happens in the fleet scenario; may be repeated [default: all]
+    #[arg(long, value_enum, value_name = "CASE")]
+    pub case: Vec<FleetCase>,
     /// Orchestrations of the throughput scenario
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub instances: u32,
@@ -35,9 +40,14 @@ pub enum Scenario {
     Throughput,
     /// One `HelloSequence` alone: every request it causes.
     Isolated,
+    /// Two worker processes, one of which is stopped or killed: how long instances wait. Needs an account or
+    /// --azurite.
+    Fleet,
+    /// One, four, then two worker processes: how long partitions take to follow. As fleet.
+    Balance,
 }
 
 impl Scenario {
-    /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 4] = [Self::Replay, Self::Codec, Self::Throughput, Self::Isolated];
+    /// Those that are measured unless others are asked for, in their order.
+    pub const DEFAULT: [Self; 4] = [Self::Replay, Self::Codec, Self::Throughput, Self::Isolated];
 }

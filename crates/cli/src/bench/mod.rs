@@ -1,7 +1,9 @@
 //! `bench`: how fast and how frugal everything is, on this machine.
 
+mod balance;
 mod codec;
 mod conditions;
+mod fleet;
 mod history;
 mod isolated;
 mod median;
@@ -11,10 +13,12 @@ mod report;
 mod requests;
 mod rig;
 mod throughput;
+mod workers;
 
 use std::io::IsTerminal;
 
 use anyhow::{Result, bail};
+pub use fleet::FleetCase;
 use history::Shape;
 use median::Runs;
 use report::Report;
@@ -41,14 +45,17 @@ pub(crate) async fn run(
         progress.console.warn("This is a debug build; its figures say nothing about a release build.")?;
     }
     let mut report = Report::new(&conditions::now());
-    let wanted = |scenario| args.scenario.is_empty() || args.scenario.contains(&scenario);
+    let default = args.scenario.is_empty();
+    let wanted =
+        |scenario| args.scenario.contains(&scenario) || (default && Scenario::DEFAULT.contains(&scenario));
     if wanted(Scenario::Replay) {
         measure_replay(&args, &mut report, &mut progress).await?;
     }
     if wanted(Scenario::Codec) {
         measure_codec(&args, &mut report, &mut progress)?;
     }
-    if wanted(Scenario::Throughput) || wanted(Scenario::Isolated) {
+    let on_a_hub = [Scenario::Throughput, Scenario::Isolated, Scenario::Fleet, Scenario::Balance];
+    if on_a_hub.into_iter().any(wanted) {
         let interrupted = taskhub::on_signals()?.first;
         let place = tokio::select! {
             place = Place::open(common, &args, environment, interrupted.clone(), progress.console) => place?,
@@ -59,6 +66,12 @@ pub(crate) async fn run(
         }
         if wanted(Scenario::Isolated) {
             measure_isolated(&place, &args, &mut report, &mut progress).await?;
+        }
+        if wanted(Scenario::Fleet) {
+            measure_fleet(&place, &args, &mut report, &mut progress).await?;
+        }
+        if wanted(Scenario::Balance) {
+            measure_balance(&place, &args, &mut report, &mut progress).await?;
         }
     }
     if console.form == Some(OutputForm::Json) {
@@ -149,5 +162,44 @@ async fn measure_isolated(
         runs.push(isolated::measure(place).await?);
     }
     report.isolated(place, &Runs::new(runs, |run| run.latency.as_secs_f64()));
+    Ok(())
+}
+
+async fn measure_fleet(
+    place: &Place,
+    args: &BenchArgs,
+    report: &mut Report,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let cases = if args.case.is_empty() { &FleetCase::ALL[..] } else { &args.case };
+    let mut all = Vec::new();
+    for case in cases {
+        let mut runs = Vec::new();
+        for round in 0..args.repeat {
+            progress.round(&format!("fleet: {}", case.name()), round, args.repeat)?;
+            runs.push(fleet::measure(place, *case).await?);
+        }
+        all.push(Runs::new(runs, fleet::Disturbed::figure));
+    }
+    report.fleet(place, &all);
+    Ok(())
+}
+
+async fn measure_balance(
+    place: &Place,
+    args: &BenchArgs,
+    report: &mut Report,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let mut all = Vec::new();
+    for partitions in balance::PARTITIONS {
+        let mut runs = Vec::new();
+        for round in 0..args.repeat {
+            progress.round(&format!("balance: {partitions} partitions"), round, args.repeat)?;
+            runs.push(balance::measure(place, partitions).await?);
+        }
+        all.push(Runs::new(runs, balance::Balanced::slowest));
+    }
+    report.balance(place, &all);
     Ok(())
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::balance::Balanced;
 use super::codec::Coded;
+use super::fleet::{Disturbed, STALL};
 use super::isolated::{DOTNET_CLIENT, DOTNET_WORKER, Isolated, compared};
 use super::median::Runs;
 use super::replay::Replayed;
@@ -159,6 +161,73 @@ impl Report {
         self.json.insert("isolated".to_owned(), value);
     }
 
+    pub(super) fn fleet(&mut self, place: &Place, all: &[Runs<Disturbed>]) {
+        let mut table = Table::new([
+            "CASE",
+            "INTERRUPTED",
+            "LAST WENT ON",
+            "STALLED",
+            "LONGEST SILENCE",
+            "COMPLETED",
+            "RAN TWICE",
+            "STOP",
+            "RANGE, LAST WENT ON",
+        ]);
+        let mut values = Vec::new();
+        for runs in all {
+            let run = runs.median();
+            table.row([
+                run.case.name().to_owned(),
+                run.interrupted.to_string(),
+                seconds(run.last_resumed),
+                run.stalled.to_string(),
+                seconds(run.longest_silence),
+                seconds(run.completed),
+                run.repeated.to_string(),
+                run.stop.map_or_else(|| "-".to_owned(), seconds),
+                range(runs, |figure| format!("{figure:.1} s")),
+            ]);
+            let value = with_range(run.json(), "lastWentOnSeconds", run.figure(), runs);
+            values.push(value);
+        }
+        let title = format!(
+            "Two worker processes, {}: 20 activities of 8 s, 8 chains of 60, 4 timers; stalled: silent {} s \
+             longer than an activity or a timer explains",
+            place.name,
+            STALL.as_secs()
+        );
+        self.section(&title, &table);
+        self.json.insert("fleet".to_owned(), json!({"store": place.name, "cases": values}));
+    }
+
+    pub(super) fn balance(&mut self, place: &Place, all: &[Runs<Balanced>]) {
+        let mut table = Table::new(["PARTITIONS", "ONE WORKER", "FOUR", "TWO", "RANGE, SLOWEST"]);
+        let mut values = Vec::new();
+        for runs in all {
+            let run = runs.median();
+            table.row([
+                run.partitions.to_string(),
+                seconds(run.first),
+                seconds(run.four),
+                seconds(run.two),
+                range(runs, |figure| format!("{figure:.1} s")),
+            ]);
+            let value = json!({
+                "partitions": run.partitions,
+                "oneWorkerSeconds": run.first.as_secs_f64(),
+                "fourWorkersSeconds": run.four.as_secs_f64(),
+                "twoWorkersSeconds": run.two.as_secs_f64(),
+            });
+            values.push(with_range(value, "slowestSeconds", run.slowest(), runs));
+        }
+        let title = format!(
+            "Worker processes, {}: time until all partitions are owned and no worker has two more than another",
+            place.name
+        );
+        self.section(&title, &table);
+        self.json.insert("balance".to_owned(), json!({"store": place.name, "hubs": values}));
+    }
+
     fn section(&mut self, title: &str, table: &Table) {
         let _ = write!(self.text, "\n{title}\n");
         self.table(table);
@@ -185,6 +254,10 @@ fn with_range<T>(mut value: Value, name: &str, figure: f64, runs: &Runs<T>) -> V
 fn range<T>(runs: &Runs<T>, form: impl Fn(f64) -> String) -> String {
     let (lowest, highest) = runs.range();
     if runs.count() == 1 { String::new() } else { format!("{} to {}", form(lowest), form(highest)) }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
 }
 
 fn millis(duration: Duration) -> String {

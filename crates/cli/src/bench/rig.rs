@@ -32,13 +32,13 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// Where orchestrations are measured.
 pub(super) struct Place {
     pub(super) name: &'static str,
-    connection: Option<Connection>,
+    pub(super) connection: Option<Connection>,
     /// Lives as long as it is needed.
     _emulator: Option<Emulator>,
-    hub: Option<TaskHubName>,
+    pub(super) hub: Option<TaskHubName>,
     clock: Arc<dyn Clock>,
     /// Cancelled: stop measuring, but clean up.
-    interrupted: CancellationToken,
+    pub(super) interrupted: CancellationToken,
     /// Longest pause between two receives: short where requests cost nothing.
     pub(super) max_polling_interval: Duration,
 }
@@ -201,7 +201,7 @@ impl Rig {
 }
 
 /// `TaskhubBench` and 8 random hex digits: nobody else's.
-fn new_hub_name() -> Result<TaskHubName> {
+pub(super) fn new_hub_name() -> Result<TaskHubName> {
     let chance = &RandomIds.guid().simple().to_string()[..8];
     Ok(TaskHubName::new(format!("TaskhubBench{chance}"))?)
 }
