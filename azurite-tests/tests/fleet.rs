@@ -23,8 +23,8 @@ use azurite_tests::process::Site;
 use crew::{Crew, Tally};
 use plan::{Blow, Dice, Planned, Then};
 use serde_json::json;
-use taskhub_client::{Start, TaskHubClient};
-use taskhub_core::InstanceId;
+use taskhub_client::{ClientError, Start, TaskHubClient};
+use taskhub_core::{ErrorKind, InstanceId};
 use taskhub_testkit::{TestHub, seed, seeded_ids};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -61,7 +61,9 @@ async fn fleet(hub: &TestHub, size: &Size, options: &[String]) -> Result<()> {
     let blows = plan::blows(&dice, size.kills, size.terms, size.window);
     let site = Arc::new(Site::new(hub.name(), &json!({"maxQueuePollingInterval": "00:00:01"}))?);
     let fleet = Fleet { hub, site: site.clone(), begun: Instant::now(), tally: Arc::default() };
-    match fleet.run(size, options, &planned, blows).await {
+    let ended = fleet.run(size, options, &planned, blows).await;
+    drop(fleet);
+    match ended {
         Ok(report) => {
             // Past the test harness, which would hide it.
             writeln!(std::io::stderr(), "fleet: seed {seed}: {report}")?;
@@ -106,12 +108,12 @@ impl Fleet<'_> {
         while let Some(lived) = lives.join_next().await {
             lived??;
         }
-        let all: Vec<&Planned> = planned.iter().flat_map(with_sender).collect();
+        let all: Vec<&Planned> = planned.iter().flat_map(Planned::and_sender).collect();
         ensure!(all.len() == size.instances, "{} instances were planned", all.len());
         self.wait_for_all(&client, &crew, &all).await?;
         let finished = self.begun.elapsed();
 
-        let outcome = verdict::judge(&client, &all).await?;
+        let outcome = verdict::judge(&client, planned).await?;
         if !outcome.wrong.is_empty() {
             let ids: Vec<_> = outcome.wrong.iter().map(|(id, _)| id.clone()).collect();
             let list = outcome.wrong.iter().fold(String::new(), |mut list, (id, what)| {
@@ -229,14 +231,6 @@ impl Fleet<'_> {
     }
 }
 
-fn with_sender(one: &Planned) -> impl Iterator<Item = &Planned> {
-    let sender = match &one.then {
-        Then::Send { sender, .. } => Some(&**sender),
-        _ => None,
-    };
-    std::iter::once(one).chain(sender)
-}
-
 /// Does to an instance what is planned for it.
 async fn live(client: &TaskHubClient, one: &Planned, begun: Instant) -> Result<()> {
     tokio::time::sleep_until(begun + one.at).await;
@@ -245,7 +239,9 @@ async fn live(client: &TaskHubClient, one: &Planned, begun: Instant) -> Result<(
         Then::Nothing => {}
         Then::Raise { event, payload, after } => {
             tokio::time::sleep(*after).await;
-            client.raise_event(&InstanceId::new(&one.id), event, payload).await?;
+            let id = InstanceId::new(&one.id);
+            let mut tries = 0;
+            while !done(client.raise_event(&id, event, payload).await, &mut tries)? {}
         }
         Then::Send { sender, after } => {
             tokio::time::sleep(*after).await;
@@ -256,7 +252,25 @@ async fn live(client: &TaskHubClient, one: &Planned, begun: Instant) -> Result<(
 }
 
 async fn start(client: &TaskHubClient, one: &Planned) -> Result<()> {
-    let start = Start::new(one.function).instance_id(one.id.as_str()).input(&one.input)?;
-    client.start(start).await.with_context(|| format!("cannot start {}", one.id))?;
-    Ok(())
+    let mut tries = 0;
+    loop {
+        let start = Start::new(one.function).instance_id(one.id.as_str()).input(&one.input)?;
+        if done(client.start(start).await.map(drop), &mut tries)
+            .with_context(|| format!("cannot start {}", one.id))?
+        {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether a request is done. A client that gets no answer, as from an emulator on a busy machine, tries
+/// again; what it asks for may then be done twice, with the same result.
+fn done(outcome: Result<(), ClientError>, tries: &mut u32) -> Result<bool> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::Unavailable && *tries < 3 => {
+            *tries += 1;
+            Ok(false)
+        }
+        outcome => Ok(outcome.map(|()| true)?),
+    }
 }

@@ -69,6 +69,15 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
+    /// It, and the instance that is started to send it an event.
+    pub(crate) fn and_sender(&self) -> impl Iterator<Item = &Self> {
+        let sender = match &self.then {
+            Then::Send { sender, .. } => Some(&**sender),
+            _ => None,
+        };
+        std::iter::once(self).chain(sender)
+    }
+
     fn new(id: String, function: &'static str, input: Value, at: Duration) -> Self {
         Self {
             id,

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -13,11 +15,14 @@ use taskhub_core::{
     OrchestrationStatus,
 };
 use taskhub_testkit::TestHub;
+use tokio::task::JoinSet;
 
 use crate::plan::{Call, Expected, Planned, hello_calls};
 
 /// Instances that are shown in full when something is wrong with them.
 const SHOWN: usize = 3;
+/// Instances that are looked at at the same time.
+const READERS: usize = 16;
 
 /// Ids and statuses of all instances.
 pub(crate) async fn statuses(client: &TaskHubClient) -> Result<BTreeMap<String, OrchestrationStatus>> {
@@ -44,32 +49,29 @@ pub(crate) struct Outcome {
 }
 
 /// Compares every instance with what was planned.
-pub(crate) async fn judge(client: &TaskHubClient, planned: &[&Planned]) -> Result<Outcome> {
+pub(crate) async fn judge(client: &TaskHubClient, planned: &Arc<Vec<Planned>>) -> Result<Outcome> {
     let mut outcome = Outcome { wrong: Vec::new(), calls: BTreeSet::new(), open_timers: 0, instances: 0 };
     let mut known = BTreeSet::new();
-    for one in planned {
-        let id = InstanceId::new(&one.id);
-        let history = client.history(&id).await?;
-        let state = client.state(&id, InstanceFetch::ALL).await?;
-        outcome.calls.extend(one.calls.iter().cloned());
-        outcome.open_timers += open_timers(&history);
-        known.insert(one.id.clone());
-        let mut found = state
-            .with_context(|| "it has no row".to_owned())
-            .and_then(|state| check_row(one, &state).and_then(|()| check_history(&history, one.status)));
-        let children: Vec<_> = history.iter().filter_map(child).collect();
-        if found.is_ok() && children.len() != usize::from(one.has_child) {
-            found = Err(anyhow::anyhow!("sub-orchestrations {children:?}"));
-        }
-        if let Err(error) = found {
-            outcome.wrong.push((one.id.clone(), format!("{error:#}")));
-        }
-        for child in children {
-            outcome.calls.extend(hello_calls(&child));
-            if let Err(error) = check_child(client, &child).await {
-                outcome.wrong.push((child.clone(), format!("{error:#}")));
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut lanes = JoinSet::new();
+    for _ in 0..READERS {
+        let (client, planned, next) = (client.clone(), planned.clone(), next.clone());
+        lanes.spawn(async move {
+            let mut found = Vec::new();
+            while let Some(one) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
+                for one in one.and_sender() {
+                    found.push(look_at(&client, one).await?);
+                }
             }
-            known.insert(child);
+            anyhow::Ok(found)
+        });
+    }
+    while let Some(lane) = lanes.join_next().await {
+        for found in lane?? {
+            outcome.wrong.extend(found.wrong);
+            outcome.calls.extend(found.calls);
+            outcome.open_timers += found.open_timers;
+            known.extend(found.ids);
         }
     }
     for id in statuses(client).await?.into_keys() {
@@ -79,6 +81,46 @@ pub(crate) async fn judge(client: &TaskHubClient, planned: &[&Planned]) -> Resul
         }
     }
     Ok(outcome)
+}
+
+/// What was found about one instance and its child.
+struct Found {
+    ids: Vec<String>,
+    wrong: Vec<(String, String)>,
+    calls: Vec<Call>,
+    open_timers: u64,
+}
+
+async fn look_at(client: &TaskHubClient, one: &Planned) -> Result<Found> {
+    let id = InstanceId::new(&one.id);
+    let history = client.history(&id).await?;
+    let state = client.state(&id, InstanceFetch::ALL).await?;
+    let mut found = Found {
+        ids: vec![one.id.clone()],
+        wrong: Vec::new(),
+        calls: one.calls.clone(),
+        open_timers: open_timers(&history),
+    };
+    let children: Vec<_> = history.iter().filter_map(child).collect();
+    let checked = state
+        .context("it has no row")
+        .and_then(|state| check_row(one, &state))
+        .and_then(|()| check_history(&history, one.status))
+        .and_then(|()| {
+            ensure!(children.len() == usize::from(one.has_child), "sub-orchestrations {children:?}");
+            Ok(())
+        });
+    if let Err(error) = checked {
+        found.wrong.push((one.id.clone(), format!("{error:#}")));
+    }
+    for child in children {
+        found.calls.extend(hello_calls(&child));
+        if let Err(error) = check_child(client, &child).await {
+            found.wrong.push((child.clone(), format!("{error:#}")));
+        }
+        found.ids.push(child);
+    }
+    Ok(found)
 }
 
 async fn check_child(client: &TaskHubClient, id: &str) -> Result<()> {
