@@ -175,7 +175,8 @@ impl Fleet<'_> {
                 let evidence = verdict::evidence(self.hub, &ids).await?;
                 bail!("{} instances have not ended within {ENDS_WITHIN:?}: {open:?}\n{evidence}", open.len());
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            // Each look reads all rows: the workers need the emulator more.
+            tokio::time::sleep(Duration::from_secs(3)).await;
         }
     }
 
@@ -267,7 +268,7 @@ async fn start(client: &TaskHubClient, one: &Planned) -> Result<()> {
 /// again; what it asks for may then be done twice, with the same result.
 fn done(outcome: Result<(), ClientError>, tries: &mut u32) -> Result<bool> {
     match outcome {
-        Err(error) if error.kind() == ErrorKind::Unavailable && *tries < 3 => {
+        Err(error) if error.kind() == ErrorKind::Unavailable && *tries < 5 => {
             *tries += 1;
             Ok(false)
         }
