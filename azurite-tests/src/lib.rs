@@ -2,8 +2,8 @@
 //!
 //! `scripts/azurite.sh run -- cargo test -p azurite-tests` starts the emulator and runs them.
 
-pub mod serve;
 pub mod process;
+pub mod serve;
 
 use std::sync::Arc;
 
