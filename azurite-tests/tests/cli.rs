@@ -150,3 +150,39 @@ async fn a_worker_runs_what_the_commands_ask_for() -> Result<()> {
     hub.text(&["delete-task-hub"]).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn dead_letters_are_listed_put_back_and_thrown_away() -> Result<()> {
+    let hub = Hub::new();
+    hub.text(&["create-task-hub"]).await?;
+    let account = account()?;
+    let (queue, text) = (format!("{}-workitems", hub.0.to_lowercase()), "not <json> & not base64 \u{1f600}");
+    account.queues.put_message(&queue, text, std::time::Duration::ZERO).await?;
+    ensure!(hub.text(&["dead-letter", "list"]).await? == "No dead letters.\n");
+
+    let worker = hub.parse(&["worker", "--samples", "--quarantine-after", "2"])?;
+    let environment = Environment {
+        variable: Box::new(|name| (name == "Emulator").then(connection)),
+        directory: std::env::temp_dir(),
+    };
+    let running = tokio::spawn(async move {
+        let mut console = Console::to_writers(None, io::sink(), io::sink());
+        taskhub_cli::run(worker, &environment, &mut console).await
+    });
+    let id = eventually("a quarantined message", || async {
+        let list = hub.json(&["dead-letter", "list", "--state", "quarantined"]).await.ok()?;
+        list["deadLetters"][0]["id"].as_str().map(str::to_owned)
+    })
+    .await;
+    running.abort();
+
+    let shown = hub.json(&["dead-letter", "show", &id[..8]]).await?;
+    ensure!(shown["text"] == text && shown["reason"] == "not_a_message" && shown["failures"] == 2, "{shown}");
+    ensure!(hub.json(&["dead-letter", "requeue", "--all"]).await?["requeued"] == 1);
+    let again = account.queues.peek_messages(&queue, 1).await?;
+    ensure!(again.len() == 1 && again[0].text == text, "{again:?}");
+    ensure!(hub.text(&["dead-letter", "list"]).await? == "No dead letters.\n");
+    hub.text(&["hub", "delete", "--yes"]).await?;
+    ensure!(resources(&account, &hub.0).await?.is_empty());
+    Ok(())
+}

@@ -428,6 +428,9 @@ impl OrchestrationService for AzureStorageService {
         let Some(request) = shared.work_items.take(token) else { return Ok(()) };
         if let GiveBackReason::UnknownFunction { name } = &reason {
             shared.work_items.set_unknown(name, true);
+            let delay = shared.work_items.unknown_delay(request.dequeue_count);
+            shared.put_back_for(&request, "unknown_function", delay).await;
+            return Ok(());
         }
         shared.put_back_because(&request, &reason).await;
         Ok(())

@@ -116,7 +116,7 @@ impl Shared {
         if self.stopping.is_cancelled() { Duration::ZERO } else { delay }
     }
 
-    async fn put_back_for(&self, message: &HeldMessage, reason: &'static str, delay: Duration) {
+    pub(crate) async fn put_back_for(&self, message: &HeldMessage, reason: &'static str, delay: Duration) {
         self.sessions.forget(message);
         self.hub.metrics.messages_put_back.get_or_create(&ReasonLabels { reason }).inc();
         let delay = self.unless_stopping(delay);

@@ -1,6 +1,7 @@
 //! The command line. Names and defaults are those of `func durable` where that tool has the command.
 
 mod bench;
+mod dead_letter;
 mod serve;
 
 use std::net::SocketAddr;
@@ -9,6 +10,9 @@ use std::time::Duration;
 
 pub use bench::{BenchArgs, FleetCase, Scenario};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+pub use dead_letter::{
+    DeadLetterCommand, DropArgs, ListDeadLettersArgs, RequeueArgs, SelectArgs, ShowDeadLetterArgs,
+};
 pub use serve::ServeArgs;
 use taskhub_azure_storage::PartitionManagerKind;
 use taskhub_core::{OrchestrationStatus, Timestamp};
@@ -124,6 +128,9 @@ pub enum Command {
     /// Show, create or delete a task hub
     #[command(subcommand)]
     Hub(HubCommand),
+    /// Look at messages that could not be processed; try them again or throw them away
+    #[command(subcommand)]
+    DeadLetter(DeadLetterCommand),
     /// Run a worker until it is told to stop (Ctrl-C, SIGTERM or SIGHUP)
     Worker(WorkerArgs),
     /// Serve the HTTP management API of Durable Functions until told to stop
@@ -347,6 +354,10 @@ pub struct WorkerArgs {
     /// Seconds that running work gets to finish when the worker is told to stop; the rest is given back
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
     pub drain_timeout: Duration,
+    /// Take a message out of its queue after so many failures and keep it as a dead letter
+    /// [default: quarantinePoisonMessagesAfter of host.json, else try for ever]
+    #[arg(long, value_name = "N", env = "TASKHUB_QUARANTINE_AFTER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub quarantine_after: Option<u32>,
     /// Append a line of JSON to this file for every activity that has run
     #[arg(long, value_name = "FILE")]
     pub activity_log: Option<PathBuf>,

@@ -10,6 +10,7 @@ mod bench;
 mod commands;
 mod config;
 mod console;
+mod dead_letters;
 mod demo;
 mod healthcheck;
 mod hub_view;
@@ -64,6 +65,7 @@ pub async fn run(cli: Cli, environment: &Environment, console: &mut Console) -> 
         Command::Worker(args) => worker::run(&cli.common, args, environment, console).await,
         Command::Serve(args) => serve::run(&cli.common, args, environment, console).await,
         Command::Healthcheck(args) => healthcheck::run(args, environment).await,
+        Command::DeadLetter(command) => dead_letters::run(&cli.common, command, environment, console).await,
         Command::Hub(HubCommand::Show) => hub_view::run(&cli.common, environment, console).await,
         command => wire::session(&cli.common, &command, environment, console)?.run(command).await,
     }

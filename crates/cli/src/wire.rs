@@ -144,6 +144,7 @@ pub(crate) fn settings(host: &HostJson, hub: TaskHubName, worker_id: WorkerId) -
     if let Some(timeout) = host.extended_session_idle_timeout {
         settings.extended_session_idle_timeout = timeout;
     }
+    settings.quarantine_poison_messages = host.quarantine_after;
     if let Some(on) = host.use_app_lease {
         settings.use_app_lease = on;
     }

@@ -15,13 +15,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::guard::Guard;
 use crate::hub::Hub;
-use crate::queue::backoff::PollingBackoff;
+use crate::queue::backoff::{PollingBackoff, unknown_function_delay};
 use crate::queue::control::{BRISK_INTERVAL, BRISK_PERIOD};
 use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
 
 /// Most names of unknown activities that are remembered.
 const MAX_UNKNOWN: usize = 1000;
+
+/// A worker that looks at the queue as seldom as this, or less often, leaves others time to look.
+const CALM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Activity requests in the hands of this process.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ struct State {
     unknown: BTreeSet<String>,
     /// The last message received turned out to be for one of them.
     quieted: bool,
+    /// The queue was looked at seldom when the last message came.
+    is_calm: bool,
     locked: BTreeMap<LockToken, Arc<HeldMessage>>,
 }
 
@@ -148,6 +153,8 @@ impl WorkItemQueue {
                 // nothing had come, and leaves the work to others.
                 if !self.is_unknown(&message) {
                     poll.signalled();
+                } else {
+                    poll.elapsed(self.hub.ids.random());
                 }
                 return Ok(Some(message));
             }
@@ -159,6 +166,12 @@ impl WorkItemQueue {
             if self.state().brisk_until.is_some_and(|until| until > Instant::now()) {
                 wait = wait.min(BRISK_INTERVAL);
             }
+            if !self.state().unknown.is_empty() {
+                // Two workers that look every half minute must not keep step: the one that has the activity
+                // would look just when the request is in the hands of the other, for ever.
+                wait = wait.mul_f64(1.0 - 0.3 * (self.hub.ids.random() as f64 / u64::MAX as f64));
+            }
+            self.state().is_calm = wait >= CALM_INTERVAL;
             let wait = wait.min(deadline.saturating_duration_since(Instant::now()));
             tokio::select! {
                 biased;
@@ -213,6 +226,14 @@ impl WorkItemQueue {
     pub(crate) async fn receives_ended(&self) {
         self.receives.close();
         self.receives.wait().await;
+    }
+
+    /// How long a request stays hidden for an activity that this worker does not have.
+    ///
+    /// If this worker looks at the queue seldom, the request reappears at once: others can see it all the time
+    /// until then. Hidden for long instead, it would come back just when the same worker looks again.
+    pub(crate) fn unknown_delay(&self, dequeue_count: u32) -> Duration {
+        unknown_function_delay(if self.state().is_calm { 1 } else { dequeue_count })
     }
 
     /// The request behind a token.

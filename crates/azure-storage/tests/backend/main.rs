@@ -9,6 +9,7 @@ mod client;
 mod fleet;
 mod liveness;
 mod managers;
+mod poison;
 mod provider;
 mod races;
 mod status;

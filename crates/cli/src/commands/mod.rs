@@ -49,6 +49,7 @@ impl Session<'_> {
                 self.delete_task_hub(args).await
             }
             Command::Hub(HubCommand::Show)
+            | Command::DeadLetter(_)
             | Command::Worker(_)
             | Command::Serve(_)
             | Command::Healthcheck(_)

@@ -31,6 +31,8 @@ pub(crate) struct HostJson {
     /// Whether a start may replace an instance that has not finished.
     pub(crate) overrides_any_state: Option<bool>,
     pub(crate) default_version: Option<String>,
+    /// Failures after which a message goes into quarantine; only this implementation knows it.
+    pub(crate) quarantine_after: Option<u32>,
 }
 
 impl HostJson {
@@ -124,6 +126,7 @@ impl HostJson {
                 ),
             },
             default_version: task.text("defaultVersion")?,
+            quarantine_after: storage.number("quarantinePoisonMessagesAfter", 1, u32::MAX)?,
         })
     }
 }
@@ -317,7 +320,7 @@ mod tests {
                 "httpSettings": {"useForwardedHost": true}, "overridableExistingInstanceStates": "anyState",
                 "defaultVersion": "1.0",
                 "storageProvider": {
-                    "partitionCount": 16, "controlQueueBatchSize": 8, "controlQueueBufferThreshold": 100,
+                    "partitionCount": 16, "controlQueueBatchSize": 8, "quarantinePoisonMessagesAfter": 20, "controlQueueBufferThreshold": 100,
                     "controlQueueVisibilityTimeout": "00:01:00", "workItemQueueVisibilityTimeout": "01:00:00",
                     "maxQueuePollingInterval": "00:00:02.5", "queueClientMessageEncoding": "base64",
                     "useTablePartitionManagement": "true"}}}"#,
@@ -340,6 +343,7 @@ mod tests {
             use_forwarded_host: Some(true),
             overrides_any_state: Some(true),
             default_version: Some("1.0".to_owned()),
+            quarantine_after: Some(20),
             ..HostJson::default()
         };
         assert_eq!(host, expected);
