@@ -43,13 +43,18 @@ pub async fn drive(programs: Vec<Command>) -> Result<()> {
     let line = "taskhub serve --samples --listen 127.0.0.1:0 --rpc-listen 127.0.0.1:0 --output json \
                 --connection-string-setting Emulator --task-hub-name";
     let cli = Cli::try_parse_from(line.split_whitespace().chain([hub.as_str()]))?;
+    // Idle queues are looked at often, so that nothing waits for a worker that has nothing to do.
+    let directory = std::env::temp_dir().join(&hub);
+    std::fs::create_dir_all(&directory)?;
+    let often = r#"{"durableTask": {"storageProvider": {"maxQueuePollingInterval": "00:00:00.5"}}}"#;
+    std::fs::write(directory.join("host.json"), often)?;
     let environment = Environment {
         variable: Box::new(|name| match name {
             "Emulator" => Some(connection()),
             "TASKHUB_HTTP_KEY" => Some(KEY.replace(' ', "-")),
             _ => None,
         }),
-        directory: std::env::temp_dir(),
+        directory: directory.clone(),
     };
     let out = Output::default();
     let mut console = Console::to_writers(cli.common.output, out.clone(), io::sink());
@@ -71,7 +76,7 @@ pub async fn drive(programs: Vec<Command>) -> Result<()> {
     let delete = ["taskhub", "delete-task-hub", "--yes", "--connection-string-setting", "Emulator"];
     let cli = Cli::try_parse_from(delete.into_iter().chain(["--task-hub-name", &hub]))?;
     taskhub_cli::run(cli, &environment, &mut Console::to_writers(None, io::sink(), io::sink())).await?;
-    Ok(())
+    Ok(std::fs::remove_dir_all(directory)?)
 }
 
 async fn run(mut program: Command, input: &str) -> Result<()> {

@@ -254,3 +254,61 @@ impl HubResolver for Others {
         Ok(wire::client(&hub))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn args(line: &str) -> ServeArgs {
+        match Cli::try_parse_from(["taskhub", "serve"].into_iter().chain(line.split_whitespace())) {
+            Ok(Cli { command: Command::Serve(args), .. }) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_a_key_only_this_machine_is_served_unless_asked_for() {
+        for (line, has_key, allowed) in [
+            ("", false, true),
+            ("--listen [::1]:80", false, true),
+            ("--listen 0.0.0.0:7071", false, false),
+            ("--listen 0.0.0.0:7071", true, true),
+            ("--listen 10.0.0.1:80 --allow-anonymous", false, true),
+            ("--rpc-listen", false, true),
+            ("--rpc-listen 0.0.0.0:17071", true, false),
+            ("--rpc-listen 0.0.0.0:17071 --allow-anonymous", false, false),
+        ] {
+            assert_eq!(refuse_open_doors(&args(line), has_key).is_ok(), allowed, "{line}");
+        }
+        assert_eq!(args("--rpc-listen").rpc_listen, Some("127.0.0.1:17071".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_key_comes_from_a_setting_and_stays_out_of_errors() {
+        let environment = |value: Option<&'static str>| Environment {
+            variable: Box::new(move |name| value.filter(|_| name == KEY_SETTING).map(str::to_owned)),
+            directory: std::env::temp_dir().join("no such directory"),
+        };
+        assert!(key(&args(""), &environment(None)).unwrap().is_none());
+        assert!(key(&args(""), &environment(Some("0123456789abcdef"))).unwrap().is_some());
+        let error = format!("{:#}", key(&args(""), &environment(Some("too-short"))).unwrap_err());
+        assert!(error.contains(KEY_SETTING) && !error.contains("too-short"), "{error}");
+        assert!(key(&args("--key-setting Other"), &environment(None)).is_err());
+    }
+
+    #[test]
+    fn the_api_is_for_this_machine_alone_exactly_when_nothing_else_is_said() {
+        let local = |line: &str, key: Option<&str>| {
+            let key = key.map(|key| ApiKey::new(key).unwrap());
+            options(&args(line), &HostJson::default(), key, CancellationToken::new()).unwrap().local_only
+        };
+        assert!(local("", None));
+        assert!(!local("", Some("0123456789abcdef")));
+        assert!(!local("--allow-anonymous", None));
+        let bad = options(&args("--public-url x"), &HostJson::default(), None, CancellationToken::new());
+        assert!(bad.is_err());
+    }
+}

@@ -52,9 +52,8 @@ pub struct Options {
     /// Let an existing instance be replaced in any status by a start (`overridableExistingInstanceStates` =
     /// `AnyState`).
     pub overrides_any_state: bool,
-    /// Purge instances in any status as Durable Functions 2.x does: by id always, by filter unless final
-    /// statuses are named, entities included. Otherwise only finished orchestrations are purged, unless the
-    /// request says `force=true` (and `includeEntities=true`).
+    /// Purge instances in any status, entities included, as Durable Functions 2.x does. Otherwise only finished
+    /// orchestrations are purged, unless the request says `force=true` or `includeEntities=true`.
     pub purges_any_status: bool,
     /// Read `runtimeStatus` as the reference does: with regard to letter case, ignoring what it does not know.
     /// Otherwise in any letter case, and unknown statuses are an error.

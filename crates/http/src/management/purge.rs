@@ -3,8 +3,8 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
-use taskhub_client::PurgeFilter;
-use taskhub_core::{InstanceId, OrchestrationStatus};
+use taskhub_client::{ClientError, PurgeFilter, TaskHubClient};
+use taskhub_core::{InstanceFetch, InstanceId, InstanceQuery, OrchestrationStatus};
 
 use super::list::unknown_status;
 use super::{Call, reply, undisturbed};
@@ -42,7 +42,8 @@ impl Call {
     }
 
     /// Differs: the reference leaves out statuses that are not final and takes an empty list for any status, so
-    /// that it deletes everything in the range, running instances and entities too.
+    /// that it deletes everything in the range, running instances and entities too. Here `force=true` purges any
+    /// status, or the unfinished ones that are named, and `includeEntities=true` entities.
     pub(super) async fn purge_matching(self) -> Response {
         let Some(from) = self.query.time("createdTimeFrom") else {
             return reply::json(
@@ -62,6 +63,22 @@ impl Call {
         if let Some(unknown) = statuses.unknown.first().filter(|_| !lenient) {
             return reply::argument(&unknown_status(unknown));
         }
+        let include_entities =
+            self.api.options.purges_any_status || self.query.boolean("includeEntities").unwrap_or(false);
+        if self.may_purge_unfinished() {
+            let query = InstanceQuery {
+                created_from: Some(from),
+                created_to: Some(to),
+                statuses: statuses.known,
+                exclude_entities: !include_entities,
+                fetch: InstanceFetch::NONE,
+                page_size: Some(100),
+                ..InstanceQuery::default()
+            };
+            let client = self.hub.client.clone();
+            let removed = async move { purge_listed(&client, query, include_entities).await };
+            return self.purged(undisturbed(removed).await);
+        }
         let unfinished = statuses.known.iter().find(|status| !status.is_terminal()).copied();
         if let Some(status) = unfinished.filter(|_| !lenient) {
             return reply::message(
@@ -74,15 +91,34 @@ impl Call {
             created_from: Some(from),
             created_to: Some(to),
             statuses: statuses.known,
+            include_entities,
             ..PurgeFilter::default()
         };
         let client = self.hub.client.clone();
-        match undisturbed(async move { client.purge_matching(&filter).await }).await {
+        let removed = async move { Ok(client.purge_matching(&filter).await?.removed.instances) };
+        self.purged(undisturbed(removed).await)
+    }
+
+    fn purged(&self, removed: Result<u64, ClientError>) -> Response {
+        match removed {
             Err(error) => self.failed(&error),
-            Ok(purged) if purged.removed.instances == 0 => reply::empty(StatusCode::NOT_FOUND),
-            Ok(purged) => {
-                reply::json(StatusCode::OK, &json!({ "instancesDeleted": purged.removed.instances }))
-            }
+            Ok(0) => reply::empty(StatusCode::NOT_FOUND),
+            Ok(removed) => reply::json(StatusCode::OK, &json!({ "instancesDeleted": removed })),
         }
     }
+}
+
+/// Purges what the query gives, whatever its status. How many were removed.
+async fn purge_listed(
+    client: &TaskHubClient,
+    query: InstanceQuery,
+    include_entities: bool,
+) -> Result<u64, ClientError> {
+    let (mut pages, mut removed) = (client.pages(query), 0);
+    while let Some(page) = pages.next().await? {
+        let ids = page.instances.into_iter().map(|state| state.instance.instance_id);
+        let ids = ids.filter(|id| include_entities || !id.is_entity()).collect();
+        removed += client.purge_all(ids).await?.removed.instances;
+    }
+    Ok(removed)
 }

@@ -288,6 +288,25 @@ async fn a_purge_by_filter_needs_its_beginning_and_finds_something() {
 }
 
 #[tokio::test]
+async fn a_purge_by_filter_takes_more_only_when_it_is_told_to() {
+    let left = async |options: Options, query: &str| {
+        let fake = FakeService::default().with_state("@e@k", Running);
+        let fake = fake.with_state("c", Completed).with_state("p", Pending).with_state("r", Running);
+        let api = Api::new(fake, options);
+        let line = format!("DELETE /instances?createdTimeFrom=2000-01-01{query}");
+        assert_eq!(api.send(&line, None).await.code, 200, "{query}");
+        api.fake.ids()
+    };
+    let default = Options::default;
+    assert_eq!(left(default(), "").await, ["@e@k", "p", "r"]);
+    assert_eq!(left(default(), "&force=true&runtimeStatus=Pending").await, ["@e@k", "c", "r"]);
+    assert_eq!(left(default(), "&force=true").await, ["@e@k"]);
+    assert!(left(default(), "&force=true&includeEntities=true").await.is_empty());
+    let any = Options { purges_any_status: true, ..Options::default() };
+    assert!(left(any, "").await.is_empty());
+}
+
+#[tokio::test]
 async fn an_entity_is_purged_by_id_although_it_never_finishes() {
     let api = Api::new(FakeService::default().with_state("@e@k", Running), Options::default());
     assert_eq!(api.send("DELETE /instances/%40e%40k", None).await.body, r#"{"instancesDeleted":1}"#);
