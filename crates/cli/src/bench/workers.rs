@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use taskhub_azure_storage::{AzureStorageSettings, Hub};
 use taskhub_core::{IdSource, RandomIds, TaskHubName};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -131,13 +132,20 @@ impl Fleet {
 
     /// Tells a worker to stop, by SIGTERM. Returns at once.
     pub(super) async fn terminate(&mut self, id: &str) -> Result<Leaving> {
-        let child = self.take(id)?;
+        let mut child = self.take(id)?;
         let process = child.id().context("a worker has ended by itself")?;
         let told = Command::new("kill").args(["-TERM", &process.to_string()]).status().await;
         if !told.context("could not run `kill`, which stops a worker")?.success() {
             bail!("a worker could not be told to stop");
         }
-        Ok(Leaving { child, told_at: Instant::now() })
+        let told_at = Instant::now();
+        Ok(Leaving(tokio::spawn(async move {
+            let status = child.wait().await?;
+            if !status.success() {
+                bail!("a worker that was told to stop ended otherwise: {status}");
+            }
+            Ok(told_at.elapsed())
+        })))
     }
 
     /// Kills a worker. It is gone on return.
@@ -182,18 +190,11 @@ impl Fleet {
 }
 
 /// A worker that has been told to stop.
-pub(super) struct Leaving {
-    child: Child,
-    told_at: Instant,
-}
+pub(super) struct Leaving(JoinHandle<Result<Duration>>);
 
 impl Leaving {
     /// Waits until it has ended, in order; how long that took.
-    pub(super) async fn ended(mut self) -> Result<Duration> {
-        let status = self.child.wait().await?;
-        if !status.success() {
-            bail!("a worker that was told to stop ended otherwise: {status}");
-        }
-        Ok(self.told_at.elapsed())
+    pub(super) async fn ended(self) -> Result<Duration> {
+        self.0.await.context("nobody waited for a worker")?
     }
 }
