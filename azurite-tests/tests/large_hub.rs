@@ -1,8 +1,9 @@
 //! Lists and purges of hubs with many instances, against the emulator. The figures of
 //! `docs/performance.md` come from the nightly one.
 
+#![allow(clippy::print_stdout, reason = "the figures are what the nightly run is for")]
+
 use std::num::NonZeroU32;
-use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use azurite_tests::on_a_hub;
@@ -11,6 +12,7 @@ use taskhub_client::{ListOptions, PurgeFilter, PurgeOptions, TaskHubClient};
 use taskhub_core::{InstanceFetch, InstanceQuery};
 use taskhub_storage::{Entity, TableOperation};
 use taskhub_testkit::TestHub;
+use tokio::time::Instant;
 
 /// Writes rows of finished instances with random-looking ids, each with a short history.
 async fn fill(hub: &TestHub, client: &TaskHubClient, instances: u128) -> Result<()> {

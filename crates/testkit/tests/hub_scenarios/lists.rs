@@ -147,11 +147,11 @@ async fn compare(kind: &str, ids: impl Iterator<Item = String>, factor: u32) {
         }
         let time = began.elapsed();
         assert_eq!((serial, seen.len()), (20_000, 20_000), "{kind}");
-        eprintln!(
-            "{kind}: {serial_time:?} serial, {time:?} with {parallelism}, {} requests",
-            stream.requests()
+        let requests = stream.requests();
+        assert!(
+            time * factor <= serial_time,
+            "{kind}: {time:?} with {parallelism}, {requests} requests; {serial_time:?} serial"
         );
-        assert!(time * factor <= serial_time, "{kind}: {time:?} with {parallelism}, {serial_time:?} serial");
     }
 }
 
