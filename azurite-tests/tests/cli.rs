@@ -186,3 +186,73 @@ async fn dead_letters_are_listed_put_back_and_thrown_away() -> Result<()> {
     ensure!(resources(&account, &hub.0).await?.is_empty());
     Ok(())
 }
+
+#[tokio::test]
+async fn what_func_durable_does_not_have_works_too() -> Result<()> {
+    let hub = Hub::new();
+    let would = hub.json(&["hub", "create", "--partition-count", "2", "--dry-run"]).await?;
+    ensure!(would["queues"].as_array().map(Vec::len) == Some(3), "{would}");
+    ensure!(resources(&account()?, &hub.0).await?.is_empty(), "a dry run has made something");
+    hub.text(&["hub", "create", "--partition-count", "2"]).await?;
+
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("starts.json");
+    let starts: Vec<Value> = (0..40)
+        .map(|n| serde_json::json!({"FunctionName": "HelloSequence", "InstanceId": format!("i{n:02}"), "Input": n}))
+        .collect();
+    std::fs::write(&file, Value::from(starts).to_string())?;
+    let started = hub.json(&["start-new", "--batch", &format!("@{}", file.display())]).await?;
+    ensure!(started.as_array().map(Vec::len) == Some(40), "{started}");
+    let all: Vec<Value> = serde_json::from_str(&hub.text(&["get-instances", "--all"]).await?)?;
+    ensure!(all.len() == 40, "{}", all.len());
+    let (exit, _) = hub.run(&["wait", "--id", "i00", "--for", "start", "--timeout", "0.5"]).await?;
+    ensure!(exit == Exit::TimedOut, "{exit:?}");
+
+    hub.text(&["entity", "signal", "Counter", "a", "--op", "add", "--input", "5"]).await?;
+    ensure!(
+        hub.text(&["entity", "get", "counter", "a"]).await?.starts_with("Could not find"),
+        "an entity ran"
+    );
+    ensure!(hub.json(&["entity", "list"]).await?["entities"] == serde_json::json!([]), "an entity ran");
+    let cleaned = hub.json(&["entity", "clean"]).await?;
+    ensure!(cleaned["numberOfEmptyEntitiesRemoved"] == 0, "{cleaned}");
+
+    let worker = hub.run(&["worker", "--samples", "--worker-id", "cli-test"]);
+    let commands = async {
+        let (exit, _) = hub.run(&["wait", "--id", "i39", "--for", "start", "--timeout", "60"]).await?;
+        ensure!(exit == Exit::Done, "{exit:?}");
+        for n in 0..40 {
+            hub.json(&["wait", "--id", &format!("i{n:02}"), "--timeout", "60"]).await?;
+        }
+        let events = hub.json(&["get-history", "--id", "i00", "--format", "events"]).await?;
+        ensure!(events[0]["FunctionName"] == "HelloSequence", "{events}");
+        ensure!(events[1]["Result"] == "Hello Tokyo!", "{events}");
+        let again = hub.json(&["restart", "--id", "i00"]).await?;
+        let id = again["instanceId"].as_str().context("a restart has an id")?.to_owned();
+        let again = hub.json(&["wait", "--id", &id, "--timeout", "60"]).await?;
+        ensure!(again["Name"] == "HelloSequence" && again["OrchestrationStatus"] == 1, "{again}");
+        ensure!(hub.run(&["rewind", "--id", "i00"]).await.is_err(), "a completed instance was rewound");
+        hub.text(&["make-primary", "--app-name", "another"]).await?;
+        Ok(())
+    };
+    tokio::select! {
+        ended = worker => { ended?; anyhow::bail!("the worker ended") }
+        done = commands => done?,
+    }
+    let counted = hub.json(&["purge-history", "--older-than", "0s", "--dry-run"]).await?;
+    ensure!(counted["instances"] == 41, "{counted}");
+    ensure!(hub.json(&["purge-history", "--older-than", "1d"]).await?["instancesDeleted"] == 0, "too young");
+    let purged = hub.json(&["purge-history", "--older-than", "0s", "--id-prefix", "i"]).await?;
+    ensure!(purged["instancesDeleted"].as_u64() >= Some(40), "{purged}");
+    hub.text(&["purge-history", "--older-than", "0s", "--per-second", "100", "--timeout", "60"]).await?;
+    let left: Vec<Value> = serde_json::from_str(&hub.text(&["get-instances", "--all"]).await?)?;
+    ensure!(left.iter().all(|state| state["Name"] != "HelloSequence"), "{left:?}");
+
+    let listed = hub.text(&["delete-task-hub", "--dry-run"]).await?;
+    for name in resources(&account()?, &hub.0).await? {
+        ensure!(listed.lines().any(|line| line.ends_with(&format!(" {name}"))), "{name} is not in {listed}");
+    }
+    hub.text(&["delete-task-hub"]).await?;
+    ensure!(resources(&account()?, &hub.0).await?.is_empty(), "something is left");
+    Ok(())
+}

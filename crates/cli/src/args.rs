@@ -2,17 +2,23 @@
 
 mod bench;
 mod dead_letter;
+mod entity;
+mod purge;
 mod serve;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use bench::{BenchArgs, FleetCase, Scenario};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 pub use dead_letter::{
     DeadLetterCommand, DropArgs, ListDeadLettersArgs, RequeueArgs, SelectArgs, ShowDeadLetterArgs,
 };
+pub use entity::{CleanArgs, EntityArgs, EntityCommand, ListEntitiesArgs, SignalArgs};
+pub use purge::PurgeHistoryArgs;
 pub use serve::ServeArgs;
 use taskhub_azure_storage::PartitionManagerKind;
 use taskhub_core::{OrchestrationStatus, Timestamp};
@@ -23,7 +29,7 @@ Exit codes:
   1  the command failed; the reason is on standard error
   2  wrong arguments
   3  `wait`: the instance finished, but did not complete
-  4  `wait`: the instance has not finished in time
+  4  `wait`, `purge-history --timeout`: not finished in time
 
 Without --task-hub-name and an account (--connection-string, --account-name), host.json and local.settings.json in the current
 directory and the environment are asked.";
@@ -62,6 +68,28 @@ pub struct CommonArgs {
     /// Log more to standard error; repeat for still more (RUST_LOG takes precedence)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl Cli {
+    /// Parses the arguments of a process, its name first. `durable` in front of the command, as in
+    /// `func durable start-new`, is skipped.
+    ///
+    /// # Errors
+    /// They are wrong, or ask for help.
+    pub fn of_process(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut arguments: Vec<_> = arguments.into_iter().collect();
+        if arguments.get(1).is_some_and(|first| first == "durable") {
+            arguments.remove(1);
+        }
+        Self::try_parse_from(arguments)
+    }
+
+    /// The script that completes command lines in a shell.
+    pub(crate) fn completions(shell: Shell) -> Vec<u8> {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Self::command(), "taskhub", &mut script);
+        script
+    }
 }
 
 impl CommonArgs {
@@ -106,23 +134,34 @@ pub enum Command {
     /// Show the status of an instance
     GetRuntimeStatus(GetRuntimeStatusArgs),
     /// Show the history of an instance
-    GetHistory(InstanceArgs),
+    GetHistory(GetHistoryArgs),
     /// List instances, one page at a time
     GetInstances(GetInstancesArgs),
     /// Send an external event to an instance
     RaiseEvent(RaiseEventArgs),
     /// Terminate an instance and wait until it has ended
-    Terminate(ReasonArgs),
+    Terminate(TerminateArgs),
     /// Pause an instance
     Suspend(ReasonArgs),
     /// Let a paused instance go on
     Resume(ReasonArgs),
-    /// Wait until an instance has finished
+    /// Let a failed instance go on from before its failure
+    Rewind(RewindArgs),
+    /// Start an instance again with the same input, under a new id or the same
+    Restart(RestartArgs),
+    /// Wait until an instance has finished, or has begun
     Wait(WaitArgs),
     /// Remove finished instances: one by id, or all of a time range
     PurgeHistory(PurgeHistoryArgs),
+    /// Print the URLs with which an instance is managed through `serve`
+    GetManagementUrls(ManagementUrlsArgs),
+    /// Signal, show, list and clean entities
+    #[command(subcommand)]
+    Entity(EntityCommand),
+    /// Make an application the one that processes the task hub
+    MakePrimary(MakePrimaryArgs),
     /// Create what is missing of a task hub
-    CreateTaskHub(CreateArgs),
+    CreateTaskHub(CreateHubArgs),
     /// Delete a task hub with everything in it
     DeleteTaskHub(DeleteArgs),
     /// Show, create or delete a task hub
@@ -141,6 +180,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure replay, codec, throughput and requests; nothing is left behind
     Bench(BenchArgs),
+    /// Print the script that completes command lines of this program in a shell
+    Completions(CompletionsArgs),
 }
 
 /// Options of `start-new`.
@@ -186,12 +227,33 @@ pub struct GetRuntimeStatusArgs {
     pub show_output: bool,
 }
 
-/// An instance.
+/// Options of `get-history`.
 #[derive(Debug, Args)]
-pub struct InstanceArgs {
+pub struct GetHistoryArgs {
     /// Instance id
     #[arg(long, value_name = "ID")]
     pub id: String,
+    /// Which form events have
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = HistoryFormat::Raw)]
+    pub format: HistoryFormat,
+    /// Of this execution instead of the current one
+    #[arg(long, value_name = "ID")]
+    pub execution_id: Option<String>,
+    /// With --format events: show inputs
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub show_input: bool,
+    /// With --format events: show results
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub show_output: bool,
+}
+
+/// A form of histories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HistoryFormat {
+    /// All events as they are stored.
+    Raw,
+    /// As the HTTP API shows them: results merged into their requests, payloads as JSON.
+    Events,
 }
 
 /// Which instances.
@@ -226,6 +288,9 @@ pub struct GetInstancesArgs {
     /// Leave out entities
     #[arg(long)]
     pub exclude_entities: bool,
+    /// All of them, in no particular order, read in several places at once
+    #[arg(long, conflicts_with_all = ["top", "continuation_token"])]
+    pub all: bool,
 }
 
 /// Options of `raise-event`.
@@ -256,32 +321,94 @@ pub struct ReasonArgs {
     pub reason: Option<String>,
 }
 
+/// Options of `terminate`.
+#[derive(Debug, Args)]
+pub struct TerminateArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the type says it")]
+    pub target: ReasonArgs,
+    /// Terminate its sub-orchestrations too, but none that was started without waiting for it
+    #[arg(long)]
+    pub recursive: bool,
+}
+
+/// Options of `rewind`.
+#[derive(Debug, Args)]
+pub struct RewindArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the type says it")]
+    pub target: ReasonArgs,
+    /// Rewind an instance with durable timers too; those that have not fired fire when they are due, or at once
+    #[arg(long)]
+    pub allow_timers: bool,
+}
+
+/// Options of `restart`.
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// Instance id
+    #[arg(long, value_name = "ID")]
+    pub id: String,
+    /// Under the same id, which replaces the instance; refused while it has not finished
+    #[arg(long)]
+    pub same_id: bool,
+}
+
+/// Options of `get-management-urls`.
+#[derive(Debug, Args)]
+pub struct ManagementUrlsArgs {
+    /// Instance id
+    #[arg(long, value_name = "ID")]
+    pub id: String,
+    /// Address of the API, path included [default: at the host in WEBSITE_HOSTNAME, else at localhost:7071]
+    #[arg(long, value_name = "URL")]
+    pub base_url: Option<String>,
+    /// Setting that holds the key of the API, which the URLs then carry
+    /// [default: TASKHUB_HTTP_KEY, if there is such a setting]
+    #[arg(long, value_name = "NAME")]
+    pub key_setting: Option<String>,
+}
+
+/// Options of `make-primary`.
+#[derive(Debug, Args)]
+pub struct MakePrimaryArgs {
+    /// The application [default: WEBSITE_SITE_NAME, else DTFX_APP_NAME, else the empty name]
+    #[arg(long, value_name = "NAME")]
+    pub app_name: Option<String>,
+}
+
+/// Options of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// What `wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Awaited {
+    /// The instance has finished.
+    Completion,
+    /// The instance has begun to run, or has finished.
+    Start,
+}
+
 /// Options of `wait`.
 #[derive(Debug, Args)]
 pub struct WaitArgs {
     /// Instance id
     #[arg(long, value_name = "ID")]
     pub id: String,
+    /// What to wait for
+    #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t = Awaited::Completion)]
+    pub awaited: Awaited,
     /// Seconds to wait at most
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub timeout: Duration,
     /// Seconds between two looks
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
     pub retry_interval: Duration,
-}
-
-/// Options of `purge-history`.
-#[derive(Debug, Args)]
-pub struct PurgeHistoryArgs {
-    /// Remove this instance only
-    #[arg(long, value_name = "ID", conflicts_with_all = ["created_after", "created_before", "runtime_status"])]
-    pub id: Option<String>,
-    /// With --id: remove the instance even if it has not finished
-    #[arg(long, requires = "id")]
-    pub force: bool,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "the type says it")]
-    pub filter: FilterArgs,
 }
 
 /// Options of commands that create a hub.
@@ -316,12 +443,26 @@ impl From<PartitionManager> for PartitionManagerKind {
     }
 }
 
+/// Options of `create-task-hub` and `hub create`.
+#[derive(Debug, Args)]
+pub struct CreateHubArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the type says it")]
+    pub create: CreateArgs,
+    /// Only tell what is missing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// Options of commands that delete a hub.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     /// Do not ask (nothing is asked when standard input is not a terminal)
     #[arg(long, short)]
     pub yes: bool,
+    /// Only list what would be deleted
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// What to do with a hub.
@@ -330,7 +471,7 @@ pub enum HubCommand {
     /// Show partitions, their owners and queue lengths
     Show,
     /// Create what is missing
-    Create(CreateArgs),
+    Create(CreateHubArgs),
     /// Delete it with everything in it
     Delete(DeleteArgs),
 }
@@ -428,8 +569,6 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &[&str]) -> Cli {
@@ -441,46 +580,125 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Splits a line as a shell does, as far as the examples need it.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (number, part) in line.split('"').enumerate() {
+            if number % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        words
+    }
+
+    fn example(line: &str) -> Cli {
+        Cli::of_process(words(line).into_iter().map(OsString::from)).unwrap_or_else(|e| panic!("{line}: {e}"))
+    }
+
+    /// The lines of Microsoft's page on managing instances, with the program's name changed; with `durable`
+    /// left in place they work too.
     #[test]
     fn the_documented_example_lines_parse() {
-        let line =
-            "start-new --function-name HelloWorld --input @counter-data.json --task-hub-name TestTaskHub";
-        let cli = parse(&line.split(' ').collect::<Vec<_>>());
-        assert_eq!(cli.common.task_hub_name.as_deref(), Some("TestTaskHub"));
-        assert!(
-            matches!(cli.command, Command::StartNew(a) if a.input.as_deref() == Some("@counter-data.json"))
+        let id = "0ab8c55a66644d68a3a8b220b12d209c";
+        let check = |line: &str, holds: &dyn Fn(&Cli) -> bool| {
+            for program in ["taskhub", "taskhub durable"] {
+                let cli = example(&format!("{program} {line}"));
+                assert!(holds(&cli), "{line}: {cli:?}");
+            }
+        };
+        check(
+            "start-new --function-name HelloWorld --input @counter-data.json --task-hub-name TestTaskHub",
+            &|cli| {
+                cli.common.task_hub_name.as_deref() == Some("TestTaskHub")
+                    && matches!(&cli.command, Command::StartNew(a) if a.input.as_deref() == Some("@counter-data.json"))
+            },
         );
+        check(
+            &format!("get-runtime-status --id {id} --show-input true --show-output true"),
+            &|cli| matches!(&cli.command, Command::GetRuntimeStatus(a) if a.show_input && a.show_output && a.id == id),
+        );
+        check(
+            &format!("get-history --id {id}"),
+            &|cli| matches!(&cli.command, Command::GetHistory(a) if a.id == id && a.format == HistoryFormat::Raw),
+        );
+        check(
+            "get-instances",
+            &|cli| matches!(&cli.command, Command::GetInstances(a) if a.top == 10 && a.continuation_token.is_empty() && !a.all),
+        );
+        let listed = |cli: &Cli, statuses: &[OrchestrationStatus]| {
+            let Command::GetInstances(args) = &cli.command else { return false };
+            let time = |t: Option<Time>| t.map(|t| t.0.to_iso());
+            time(args.filter.created_after).as_deref() == Some("2018-03-10T13:57:31Z")
+                && time(args.filter.created_before).as_deref() == Some("2018-03-10T23:59:00Z")
+                && args.top == 15
+                && args.filter.runtime_status == statuses
+        };
+        let dates = "--created-after 2018-03-10T13:57:31Z --created-before  2018-03-10T23:59Z --top 15";
+        check(&format!("get-instances {dates}"), &|cli| listed(cli, &[]));
+        let some = [OrchestrationStatus::Running, OrchestrationStatus::Completed];
+        check(&format!("get-instances {dates} --runtime-status running COMPLETED"), &|cli| {
+            listed(cli, &some)
+        });
+        check(&format!("get-instances {dates} --runtime-status \"running completed\""), &|cli| {
+            listed(cli, &some)
+        });
+        check(
+            &format!("terminate --id {id} --reason \"It was time to be done.\""),
+            &|cli| matches!(&cli.command, Command::Terminate(a) if a.target.reason.as_deref() == Some("It was time to be done.")),
+        );
+        check(
+            &format!("raise-event --id {id} --event-name MyEvent --event-data @eventdata.json"),
+            &|cli| matches!(&cli.command, Command::RaiseEvent(a) if a.event_data.as_deref() == Some("@eventdata.json")),
+        );
+        check(
+            "raise-event --id 1234567 --event-name MyOtherEvent --event-data 3",
+            &|cli| matches!(&cli.command, Command::RaiseEvent(a) if a.id == "1234567" && a.event_data.as_deref() == Some("3")),
+        );
+        check(
+            &format!("rewind --id {id} --reason \"Orchestrator failed and needs to be revived.\""),
+            &|cli| matches!(&cli.command, Command::Rewind(a) if a.target.id == id && !a.allow_timers),
+        );
+        check(
+            "purge-history --created-before 2018-11-14T19:35:00.0000000Z --runtime-status failed",
+            &|cli| {
+                matches!(&cli.command, Command::PurgeHistory(a)
+                if a.filter.runtime_status == [OrchestrationStatus::Failed] && !a.force
+                    && a.filter.created_before.unwrap().0.to_iso() == "2018-11-14T19:35:00Z")
+            },
+        );
+        check("delete-task-hub --task-hub-name UserTest", &|cli| {
+            matches!(&cli.command, Command::DeleteTaskHub(a) if !a.dry_run)
+                && cli.common.task_hub_name.as_deref() == Some("UserTest")
+        });
+        check("get-history --id x --connection-string-setting MyStorageAppSetting", &|cli| {
+            cli.common.connection_string_setting.as_deref() == Some("MyStorageAppSetting")
+        });
+    }
 
-        let cli =
-            parse(&["get-runtime-status", "--id", "x", "--show-input", "true", "--show-output", "true"]);
-        assert!(matches!(cli.command, Command::GetRuntimeStatus(a) if a.show_input && a.show_output));
+    #[test]
+    fn flags_take_a_value_or_none() {
         let cli = parse(&["get-runtime-status", "--id", "x"]);
         assert!(matches!(cli.command, Command::GetRuntimeStatus(a) if !a.show_input && !a.show_output));
         let cli = parse(&["get-runtime-status", "--show-input", "--id", "x"]);
         assert!(matches!(cli.command, Command::GetRuntimeStatus(a) if a.show_input && a.id == "x"));
-
-        let cli = parse(&[
-            "get-instances",
-            "--created-after",
-            "2018-03-10T23:59Z",
-            "--runtime-status",
-            "running COMPLETED",
-            "--top",
-            "15",
-        ]);
-        let Command::GetInstances(args) = cli.command else { panic!("{cli:?}") };
-        assert_eq!(
-            args.filter.runtime_status,
-            [OrchestrationStatus::Running, OrchestrationStatus::Completed]
-        );
-        assert_eq!(args.filter.created_after.unwrap().0.to_iso(), "2018-03-10T23:59:00Z");
-        assert_eq!((args.top, args.continuation_token.as_str()), (15, ""));
-
         let cli = parse(&["raise-event", "--id", "x", "--event-name", "E", "--event-data", "-3"]);
         assert!(matches!(cli.command, Command::RaiseEvent(a) if a.event_data.as_deref() == Some("-3")));
-
         let cli = parse(&["wait", "--id", "x", "--timeout", "2", "--retry-interval", "0.5"]);
         assert!(matches!(cli.command, Command::Wait(a) if a.retry_interval == Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn completions_know_the_commands_in_every_shell() {
+        for shell in ["bash", "zsh", "fish", "powershell"] {
+            let cli = parse(&["completions", shell]);
+            let Command::Completions(args) = cli.command else { panic!("{cli:?}") };
+            let script = String::from_utf8(Cli::completions(args.shell)).unwrap();
+            for word in ["purge-history", "older-than", "get-management-urls", "taskhub"] {
+                assert!(script.contains(word), "{shell} {word}");
+            }
+        }
     }
 
     #[test]
@@ -494,6 +712,14 @@ mod tests {
             &["get-instances", "--created-after", "yesterday"],
             &["purge-history", "--id", "a", "--runtime-status", "failed"],
             &["purge-history", "--force"],
+            &["purge-history", "--older-than", "30"],
+            &["purge-history", "--older-than", "30d", "--created-before", "2018-11-14"],
+            &["purge-history", "--id", "a", "--older-than", "30d"],
+            &["purge-history", "--per-second", "0"],
+            &["get-instances", "--all", "--top", "5"],
+            &["get-history", "--id", "a", "--format", "xml"],
+            &["entity", "signal", "Counter", "a"],
+            &["completions", "cmd"],
             &["create-task-hub", "--partition-count", "17"],
             &["wait", "--id", "a", "--timeout", "-1"],
             &["get-history", "--id", "a", "--connection-string", "x", "--connection-string-setting", "y"],

@@ -14,7 +14,9 @@ mod dead_letters;
 mod demo;
 mod healthcheck;
 mod hub_view;
+mod hubs;
 mod logging;
+mod management_urls;
 mod payload;
 mod serve;
 mod table;
@@ -34,7 +36,7 @@ pub enum Exit {
     Done,
     /// `wait`: the instance finished, but did not complete.
     NotCompleted,
-    /// `wait`: the instance has not finished in time.
+    /// `wait`, `purge-history`: not finished in time.
     TimedOut,
 }
 
@@ -66,6 +68,17 @@ pub async fn run(cli: Cli, environment: &Environment, console: &mut Console) -> 
         Command::Serve(args) => serve::run(&cli.common, args, environment, console).await,
         Command::Healthcheck(args) => healthcheck::run(args, environment).await,
         Command::DeadLetter(command) => dead_letters::run(&cli.common, command, environment, console).await,
+        Command::CreateTaskHub(args) | Command::Hub(HubCommand::Create(args)) => {
+            hubs::create(&cli.common, args, environment, console).await
+        }
+        Command::DeleteTaskHub(args) | Command::Hub(HubCommand::Delete(args)) => {
+            hubs::delete(&cli.common, args, environment, console).await
+        }
+        Command::GetManagementUrls(args) => management_urls::run(&cli.common, args, environment, console),
+        Command::Completions(args) => {
+            console.data(&String::from_utf8(Cli::completions(args.shell))?)?;
+            Ok(Exit::Done)
+        }
         Command::Hub(HubCommand::Show) => hub_view::run(&cli.common, environment, console).await,
         command => wire::session(&cli.common, &command, environment, console)?.run(command).await,
     }

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use taskhub_cli::args::Cli;
 use taskhub_cli::{Console, Environment};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::of_process(std::env::args_os()).unwrap_or_else(|error| error.exit());
     taskhub_cli::start_logging(cli.common.verbose);
     match run(cli) {
         Ok(code) => ExitCode::from(code),

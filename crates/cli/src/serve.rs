@@ -26,7 +26,7 @@ use crate::console::Console;
 use crate::{Exit, wire, worker};
 
 /// Setting that holds the key unless another one is named.
-const KEY_SETTING: &str = "TASKHUB_HTTP_KEY";
+pub(crate) const KEY_SETTING: &str = "TASKHUB_HTTP_KEY";
 
 type Ended = Result<(), ServiceError>;
 

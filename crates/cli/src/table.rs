@@ -29,12 +29,21 @@ impl Table {
     }
 
     pub(crate) fn render(&self) -> String {
-        let columns = self.rows.first().map_or(0, Vec::len);
-        let widths: Vec<usize> =
-            (0..columns).map(|i| self.rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0)).collect();
+        self.render_part(&mut Vec::new(), 0)
+    }
+
+    /// The rows from `skip` on, in columns at least as wide as `widths`, which grow with the rows: a table
+    /// that is written part by part has its headings in the first one.
+    pub(crate) fn render_part(&self, widths: &mut Vec<usize>, skip: usize) -> String {
+        widths.resize(self.rows.first().map_or(0, Vec::len), 0);
+        for row in self.rows.iter().skip(skip) {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
         let mut text = String::new();
-        for row in &self.rows {
-            let line: String = row.iter().zip(&widths).map(|(c, &w)| format!("{c:<w$}  ")).collect();
+        for row in self.rows.iter().skip(skip) {
+            let line: String = row.iter().zip(widths.iter()).map(|(c, &w)| format!("{c:<w$}  ")).collect();
             text.push_str(line.trim_end());
             text.push('\n');
         }
@@ -67,6 +76,9 @@ mod tests {
         table.row(["long name".into(), "x".repeat(100)]);
         let expected = format!("NAME       VALUE\né          a b [2J\nlong name  {}...\n", "x".repeat(77));
         assert_eq!(table.render(), expected);
+        let mut widths = vec![12];
+        assert_eq!(table.render_part(&mut widths, 2), format!("long name     {}...\n", "x".repeat(77)));
+        assert_eq!(widths, [12, 80]);
         table.whole_row(["whole".into(), "y".repeat(100)]);
         assert!(table.render().ends_with(&format!("whole      {}\n", "y".repeat(100))));
     }

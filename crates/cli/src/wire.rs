@@ -17,7 +17,7 @@ use taskhub_storage::azure::{AzureOptions, AzureStore};
 use taskhub_storage::connection::{ConnectionSettings, TokenProvider};
 use taskhub_storage::request::OperationCounts;
 
-use crate::args::{Command, CommonArgs, CreateArgs, HubCommand};
+use crate::args::{Command, CommonArgs, CreateArgs};
 use crate::commands::Session;
 use crate::config::{Connection, Environment, HostJson, HubConfig, Identity};
 use crate::console::Console;
@@ -29,17 +29,20 @@ pub(crate) fn session<'a>(
     environment: &Environment,
     console: &'a mut Console,
 ) -> Result<Session<'a>> {
-    let config = HubConfig::load(common, environment, console)?;
-    let create = match command {
-        Command::CreateTaskHub(args) | Command::Hub(HubCommand::Create(args)) => {
-            // Stricter for new hubs than for existing ones: the documented rule, not the lenient one.
-            TaskHubName::new(config.hub.as_str())?;
-            args
-        }
-        _ => &CreateArgs::default(),
-    };
-    let hub = hub(&config, create, worker_id())?;
-    Ok(Session { client: client(&hub), hub: config.hub, directory: environment.directory.clone(), console })
+    let mut config = HubConfig::load(common, environment, console)?;
+    if let Command::MakePrimary(args) = command
+        && let Some(name) = &args.app_name
+    {
+        config.app_name.clone_from(name);
+    }
+    let hub = hub(&config, &CreateArgs::default(), worker_id())?;
+    Ok(Session {
+        client: client(&hub),
+        hub: config.hub,
+        app_name: config.app_name,
+        directory: environment.directory.clone(),
+        console,
+    })
 }
 
 /// The services of an account.

@@ -297,6 +297,17 @@ impl TaskHubClient {
 }
 
 impl PurgeFilter {
+    /// Lists of what a purge would remove: orchestrations without entities, then the entities, where these are
+    /// wanted.
+    ///
+    /// # Errors
+    /// `Invalid`: the filter has statuses, but no final one.
+    pub fn queries(&self) -> Result<Vec<InstanceQuery>, ClientError> {
+        let statuses = self.final_statuses()?;
+        let parts = [Some(Part::Orchestrations), self.include_entities.then_some(Part::Entities)];
+        Ok(parts.into_iter().flatten().filter_map(|part| self.query(part, &statuses, None)).collect())
+    }
+
     /// The list of a part; `None` when nothing of it is wanted.
     fn query(
         &self,

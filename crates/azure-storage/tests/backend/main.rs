@@ -12,6 +12,5 @@ mod managers;
 mod poison;
 mod provider;
 mod races;
-mod stalled;
 mod status;
 mod support;

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use serde_json::{Value, json};
 use taskhub_client::{PollInterval, Waited};
 use taskhub_core::{InstanceFetch, InstanceId, OrchestrationStatus};
 
 use super::Session;
-use crate::args::{RaiseEventArgs, ReasonArgs};
+use crate::args::{OutputForm, RaiseEventArgs, ReasonArgs, TerminateArgs};
 use crate::{Exit, payload};
 
 /// How long `terminate` waits for the end.
@@ -20,15 +21,15 @@ impl Session<'_> {
         let id = InstanceId::new(args.id);
         self.client.raise_raw_event(&id, &name, data).await?;
         self.console.say(&format!("Raised event '{name}' to instance '{id}'."))?;
-        Ok(Exit::Done)
+        self.report(json!({"instanceId": id.as_str(), "eventName": name}))
     }
 
     /// Terminates an instance and waits for its end. A missing instance is no failure.
     ///
     /// Differs: `func durable` sends the message to a missing instance too, and waits for one that has
     /// finished already until its time is up.
-    pub(super) async fn terminate(&mut self, args: ReasonArgs) -> Result<Exit> {
-        let id = InstanceId::new(args.id);
+    pub(super) async fn terminate(&mut self, args: TerminateArgs) -> Result<Exit> {
+        let id = InstanceId::new(args.target.id);
         let Some(state) = self.client.state(&id, InstanceFetch::NONE).await? else {
             self.console.warn(&format!("Could not find an orchestration instance with id '{id}'"))?;
             return Ok(Exit::Done);
@@ -36,16 +37,26 @@ impl Session<'_> {
         if let Some(status) = state.status.filter(|s| s.is_terminal()) {
             bail!("instance '{id}' has finished already. status=`{status}`");
         }
-        self.client.terminate(&id, args.reason.as_deref()).await?;
+        let reason = args.target.reason.as_deref();
+        let sent = if args.recursive {
+            self.client.terminate_recursively(&id, reason).await?
+        } else {
+            self.client.terminate(&id, reason).await?;
+            vec![id.clone()]
+        };
         let seconds = TERMINATE_TIMEOUT.as_secs();
         self.console.say(&format!(
             "Sent a termination message to instance '{id}'. Waiting up to {seconds} seconds ..."
         ))?;
+        for child in sent.iter().skip(1) {
+            self.console.note(&format!("Sent a termination message to sub-orchestration '{child}'."))?;
+        }
         let interval = PollInterval { longest: Duration::from_secs(1), ..PollInterval::default() };
         match self.client.wait_polling(&id, TERMINATE_TIMEOUT, interval).await? {
             Waited::Finished(state) if state.status == Some(OrchestrationStatus::Terminated) => {
                 self.console.say(&format!("Successfully terminated '{id}'"))?;
-                Ok(Exit::Done)
+                let sent: Vec<_> = sent.iter().map(InstanceId::as_str).collect();
+                self.report(json!({"instanceId": id.as_str(), "status": "Terminated", "sentTo": sent}))
             }
             Waited::Finished(state) => {
                 let status = state.status.map_or("unknown", OrchestrationStatus::name);
@@ -64,7 +75,7 @@ impl Session<'_> {
         let id = InstanceId::new(args.id);
         self.client.clone().with_status_checks(true).suspend(&id, args.reason.as_deref()).await?;
         self.console.say(&format!("Sent a suspend message to instance '{id}'."))?;
-        Ok(Exit::Done)
+        self.report(json!({"instanceId": id.as_str(), "sent": "suspend"}))
     }
 
     /// Lets a suspended instance go on.
@@ -72,15 +83,23 @@ impl Session<'_> {
         let id = InstanceId::new(args.id);
         self.client.clone().with_status_checks(true).resume(&id, args.reason.as_deref()).await?;
         self.console.say(&format!("Sent a resume message to instance '{id}'."))?;
+        self.report(json!({"instanceId": id.as_str(), "sent": "resume"}))
+    }
+
+    /// The result as JSON, when that was asked for.
+    fn report(&mut self, document: Value) -> Result<Exit> {
+        if self.console.form == Some(OutputForm::Json) {
+            self.console.json(&document)?;
+        }
         Ok(Exit::Done)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use taskhub_client::fake::FakeService;
-    use taskhub_core::EventKind;
+    use taskhub_client::fake::{FakeService, NOW};
     use taskhub_core::OrchestrationStatus::{Completed, Running, Suspended};
+    use taskhub_core::{EventKind, HistoryEvent};
 
     use crate::commands::testing::{run, succeeded};
 
@@ -108,6 +127,30 @@ mod tests {
         assert_eq!(lines.next(), Some("Successfully terminated 'a'"));
         let reason = Some("no longer needed".to_owned());
         assert_eq!(ran.fake.sent()[0].1.kind, EventKind::ExecutionTerminated { input: reason });
+    }
+
+    #[tokio::test]
+    async fn a_recursive_termination_names_the_children_it_reached() {
+        let kind = EventKind::SubOrchestrationInstanceCreated {
+            name: Some("Child".into()),
+            version: None,
+            instance_id: "child".into(),
+            input: None,
+            client_span_id: None,
+            tags: None,
+        };
+        let created = vec![HistoryEvent::decision(0, NOW.parse(), kind)];
+        let fake = || {
+            let fake = FakeService::default().with_state("a", Running).with_state("child", Running);
+            fake.with_history("a", created.clone()).obeying()
+        };
+        let ran = run(fake(), &["terminate", "--id", "a", "--recursive", "--output", "json"]).await;
+        succeeded(&ran);
+        let document: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(document["sentTo"], serde_json::json!(["a", "child"]));
+        assert!(ran.err.contains("sub-orchestration 'child'"), "{}", ran.err);
+        let ran = run(fake(), &["terminate", "--id", "a"]).await;
+        assert_eq!(ran.fake.sent().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

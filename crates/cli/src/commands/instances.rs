@@ -1,9 +1,11 @@
 use anyhow::Result;
 use serde_json::{Value, json};
+use taskhub_client::ListOptions;
 use taskhub_client::json::state;
-use taskhub_core::InstanceQuery;
+use taskhub_core::{InstanceQuery, OrchestrationState};
 
-use super::{Session, status::instance_table};
+use super::Session;
+use super::status::{instance_rows, instance_table};
 use crate::Exit;
 use crate::args::{GetInstancesArgs, OutputForm};
 
@@ -16,10 +18,13 @@ impl Session<'_> {
             statuses: args.filter.runtime_status,
             instance_id_prefix: args.id_prefix,
             exclude_entities: args.exclude_entities,
-            page_size: Some(args.top),
+            page_size: (!args.all).then_some(args.top),
             continuation: Some(args.continuation_token).filter(|t| !t.is_empty()),
             ..InstanceQuery::default()
         };
+        if args.all {
+            return self.get_all_instances(query).await;
+        }
         let page = self.client.list(&query).await?;
         let states = || -> Value { page.instances.iter().map(state).collect() };
         let token = page.continuation.as_deref().unwrap_or_default();
@@ -41,6 +46,65 @@ impl Session<'_> {
         }
         Ok(Exit::Done)
     }
+
+    /// Writes all instances as they come, so that memory does not grow with the hub.
+    async fn get_all_instances(&mut self, query: InstanceQuery) -> Result<Exit> {
+        // Rows on the same terminal tell the progress themselves.
+        let progress = (!self.console.out_is_terminal).then(|| self.console.progress());
+        let mut pages = self.client.list_stream(query, ListOptions::default());
+        let mut widths = Vec::new();
+        let mut count = 0;
+        let (head, indent, tail) = match self.console.form {
+            None => ("[", "  ", "]\n"),
+            Some(OutputForm::Json) => {
+                ("{\n  \"instances\": [", "    ", "],\n  \"continuationToken\": null\n}\n")
+            }
+            Some(OutputForm::Table) => ("", "", ""),
+        };
+        self.console.data(head)?;
+        loop {
+            let page = pages.next().await;
+            if let Some(progress) = &progress {
+                progress.clear();
+            }
+            let Some(page) = page? else { break };
+            let text = if self.console.form == Some(OutputForm::Table) {
+                // The headings come with the first page.
+                instance_rows(&page).render_part(&mut widths, usize::from(count > 0))
+            } else {
+                elements(&page, count == 0, indent)
+            };
+            self.console.data(&text)?;
+            count += page.len();
+            if let Some(progress) = &progress {
+                progress.show(|| format!("Instances: {count}"));
+            }
+        }
+        match self.console.form {
+            Some(OutputForm::Table) if count == 0 => self.console.data(&instance_table(&[]))?,
+            Some(OutputForm::Table) => {}
+            _ if count == 0 => self.console.data(tail)?,
+            _ => self.console.data(&format!("\n{}{tail}", &indent[2..]))?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Instances as elements of a JSON array that has begun.
+fn elements(page: &[OrchestrationState], is_first: bool, indent: &str) -> String {
+    let mut text = String::new();
+    for (number, instance) in page.iter().enumerate() {
+        text.push_str(if is_first && number == 0 { "\n" } else { ",\n" });
+        let element = format!("{:#}", state(instance));
+        for (line, content) in element.lines().enumerate() {
+            if line > 0 {
+                text.push('\n');
+            }
+            text.push_str(indent);
+            text.push_str(content);
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -80,5 +144,32 @@ mod tests {
         assert_eq!(ran.out.lines().count(), 4);
         assert!(ran.out.starts_with("INSTANCE  NAME   STATUS "), "{}", ran.out);
         assert_eq!(ran.err, "");
+    }
+
+    #[tokio::test]
+    async fn all_instances_are_one_document_however_many_there_are() {
+        let many = || {
+            (0..2500).fold(FakeService::default(), |fake, n| fake.with_state(&format!("i{n:04}"), Running))
+        };
+        let ran = run(many(), &["get-instances", "--all"]).await;
+        succeeded(&ran);
+        let all: Vec<serde_json::Value> = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(all.len(), 2500);
+        assert!(ran.out.starts_with("[\n  {\n    \"CompletedTime\"") && ran.out.ends_with("\n  }\n]\n"));
+        let ran = run(many(), &["get-instances", "--all", "--output", "json"]).await;
+        let document: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(ran.out, format!("{document:#}\n"));
+        assert_eq!(document["instances"].as_array().map(Vec::len), Some(2500));
+        let ran = run(many(), &["get-instances", "--all", "--output", "table"]).await;
+        assert_eq!(ran.out.lines().count(), 2501);
+        assert_eq!(ran.out.matches("INSTANCE").count(), 1);
+        for (form, expected) in [
+            (&[][..], "[]\n"),
+            (&["--output", "json"], "{\n  \"instances\": [],\n  \"continuationToken\": null\n}\n"),
+            (&["--output", "table"], "INSTANCE  NAME  STATUS  CREATED  LAST UPDATED  OUTPUT\n"),
+        ] {
+            let ran = run(FakeService::default(), &[&["get-instances", "--all"], form].concat()).await;
+            assert_eq!((ran.out.as_str(), ran.err.as_str()), (expected, ""));
+        }
     }
 }

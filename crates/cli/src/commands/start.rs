@@ -1,12 +1,15 @@
 use anyhow::{Context, Result, bail};
+use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use taskhub_client::Start;
 use taskhub_core::InstanceFetch;
 
 use super::Session;
 use crate::args::{OutputForm, StartNewArgs};
-use crate::config::member;
 use crate::{Exit, payload};
+
+/// Instances of a batch started at once.
+const STARTS_AT_ONCE: usize = 16;
 
 impl Session<'_> {
     /// Starts one instance, or those of a file, whatever the status of one with the same id, as
@@ -15,15 +18,7 @@ impl Session<'_> {
         let one = match (&args.batch, args.function_name) {
             (Some(batch), _) => {
                 let text = payload::parse(batch, false, &self.directory)?;
-                let starts = parse_batch(&serde_json::from_str(&text)?)?;
-                let mut started = Vec::new();
-                for (name, start) in starts {
-                    started.push(self.start_one(&name, start).await?);
-                }
-                if self.console.form == Some(OutputForm::Json) {
-                    self.console.json(&Value::Array(started))?;
-                }
-                return Ok(Exit::Done);
+                return self.start_batch(&serde_json::from_str(&text)?).await;
             }
             (None, Some(name)) => name,
             (None, None) => bail!("--function-name is missing"),
@@ -48,6 +43,60 @@ impl Session<'_> {
         Ok(Exit::Done)
     }
 
+    /// Starts what a file describes, several at once. Ends with the first failure, and then tells what has been
+    /// started.
+    async fn start_batch(&mut self, objects: &Value) -> Result<Exit> {
+        let starts = Start::from_objects(objects)?;
+        let (total, mut count) = (starts.len(), 0);
+        let client = self.client.clone();
+        let progress = (!self.console.out_is_terminal).then(|| self.console.progress());
+        let mut starting = stream::iter(starts).map(|start| client.start(start)).buffered(STARTS_AT_ONCE);
+        let mut documents = Vec::new();
+        let mut failure = None;
+        while let Some(result) = starting.next().await {
+            if let Some(progress) = &progress {
+                progress.clear();
+            }
+            match result {
+                Ok(started) => {
+                    count += 1;
+                    let id = &started.instance_id;
+                    match self.console.form {
+                        Some(OutputForm::Json) => documents.push(json!({
+                            "instanceId": id.as_str(),
+                            "executionId": started.execution_id.as_str(),
+                        })),
+                        Some(OutputForm::Table) => self.console.data(&format!("{id}\n"))?,
+                        None => self
+                            .console
+                            .say(&format!("Started instance {count} of {total}. Instance ID: '{id}'."))?,
+                    }
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+            if let Some(progress) = &progress {
+                progress.show(|| format!("Started {count} of {total}"));
+            }
+        }
+        if let Some(progress) = &progress {
+            progress.clear();
+        }
+        if self.console.form == Some(OutputForm::Json) {
+            self.console.json(&Value::Array(documents))?;
+        }
+        match failure {
+            None => Ok(Exit::Done),
+            Some(error) => Err(error).with_context(|| {
+                format!(
+                    "the first {count} of {total} were started, perhaps some of the next {STARTS_AT_ONCE}"
+                )
+            }),
+        }
+    }
+
     async fn start_one(&mut self, name: &str, start: Start) -> Result<Value> {
         let started = self.client.start(start).await?;
         let id = &started.instance_id;
@@ -64,31 +113,6 @@ impl Session<'_> {
             "createdTime": created_at.to_iso(),
         }))
     }
-}
-
-/// The objects that Durable Functions' output binding starts instances from, one or a list.
-/// Source: Azure/azure-functions-durable-extension, `StartOrchestrationArgs`.
-fn parse_batch(value: &Value) -> Result<Vec<(String, Start)>> {
-    let items = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
-    items
-        .iter()
-        .enumerate()
-        .map(|(index, item)| parse_item(item).with_context(|| format!("bad start. number=`{}`", index + 1)))
-        .collect()
-}
-
-fn parse_item(item: &Value) -> Result<(String, Start)> {
-    let text = |key| match member(item, key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.as_str())),
-        Some(_) => bail!("{key} must be a text"),
-    };
-    let name = text("FunctionName")?.context("FunctionName is missing")?;
-    let mut start = Start::new(name).instance_id(text("InstanceId")?.unwrap_or_default());
-    if let Some(input) = member(item, "Input").filter(|i| !i.is_null()) {
-        start = start.input(input)?;
-    }
-    Ok((name.to_owned(), start))
 }
 
 #[cfg(test)]
@@ -141,9 +165,22 @@ mod tests {
         assert_eq!((started[1].name.as_str(), started[1].input.as_deref()), ("B", None));
     }
 
-    #[test]
-    fn a_batch_that_lacks_a_name_starts_nothing() {
-        let error = parse_batch(&json!([{"FunctionName": "A"}, {"Input": 1}])).unwrap_err();
-        assert_eq!(format!("{error:#}"), "bad start. number=`2`: FunctionName is missing");
+    #[tokio::test]
+    async fn a_batch_that_lacks_a_name_starts_nothing_and_one_that_fails_tells_how_far_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("starts.json");
+        let argument = format!("@{}", file.display());
+        std::fs::write(&file, r#"[{"FunctionName": "A"}, {"Input": 1}]"#).unwrap();
+        let ran = run(FakeService::default(), &["start-new", "--batch", &argument]).await;
+        let error = ran.exit.unwrap_err();
+        assert!(error.to_string().ends_with("FunctionName is missing. number=`2`"), "{error}");
+        assert!(ran.fake.started().is_empty());
+
+        let text = r#"[{"FunctionName": "A"}, {"FunctionName": "A", "InstanceId": "@a@b"}]"#;
+        std::fs::write(&file, text).unwrap();
+        let ran = run(FakeService::default(), &["start-new", "--batch", &argument, "--output", "json"]).await;
+        assert!(format!("{:#}", ran.exit.unwrap_err()).starts_with("the first 1 of 2 were started"));
+        let started: Vec<Value> = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(started.len(), 1);
     }
 }

@@ -1,10 +1,11 @@
 use anyhow::Result;
+use taskhub_client::json::functions::{Show, history_events};
 use taskhub_client::json::{self, EventTypes};
-use taskhub_core::{EventKind, HistoryEvent, InstanceFetch, InstanceId, OrchestrationState};
+use taskhub_core::{EventKind, ExecutionId, HistoryEvent, InstanceFetch, InstanceId, OrchestrationState};
 
 use super::Session;
 use crate::Exit;
-use crate::args::{GetRuntimeStatusArgs, InstanceArgs, OutputForm};
+use crate::args::{GetHistoryArgs, GetRuntimeStatusArgs, HistoryFormat, OutputForm};
 use crate::table::Table;
 
 impl Session<'_> {
@@ -32,15 +33,23 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Shows the history as it is stored, event by event.
-    pub(super) async fn get_history(&mut self, args: InstanceArgs) -> Result<Exit> {
-        let events = self.client.history(&InstanceId::new(args.id)).await?;
+    /// Shows the history as it is stored, event by event, or as the HTTP API shows it.
+    pub(super) async fn get_history(&mut self, args: GetHistoryArgs) -> Result<Exit> {
+        let execution = args.execution_id.map(ExecutionId::new);
+        let events = self.client.history_of(&InstanceId::new(args.id), execution.as_ref()).await?;
         match self.console.form {
             Some(OutputForm::Table) => self.console.data(&history_table(&events))?,
             form => {
                 // `func durable` ends without a line end, which a terminal should not suffer from.
                 let end = if form.is_none() && !self.console.out_is_terminal { "" } else { "\n" };
-                self.console.data(&format!("{:#}{end}", json::history(&events, EventTypes::Names)))?;
+                let document = match args.format {
+                    HistoryFormat::Raw => json::history(&events, EventTypes::Names),
+                    HistoryFormat::Events => {
+                        let show = Show { input: args.show_input, history_output: args.show_output };
+                        history_events(&events, show)
+                    }
+                };
+                self.console.data(&format!("{document:#}{end}"))?;
             }
         }
         Ok(Exit::Done)
@@ -77,6 +86,10 @@ fn state_lines(state: &OrchestrationState) -> String {
 
 /// Instances as a table.
 pub(crate) fn instance_table(instances: &[OrchestrationState]) -> String {
+    instance_rows(instances).render()
+}
+
+pub(super) fn instance_rows(instances: &[OrchestrationState]) -> Table {
     let mut table = Table::new(["INSTANCE", "NAME", "STATUS", "CREATED", "LAST UPDATED", "OUTPUT"]);
     for state in instances {
         table.row([
@@ -88,7 +101,7 @@ pub(crate) fn instance_table(instances: &[OrchestrationState]) -> String {
             state.output.clone().unwrap_or_default(),
         ]);
     }
-    table.render()
+    table
 }
 
 /// A history as a table for reading.
@@ -185,6 +198,21 @@ mod tests {
         assert!(ran.out.starts_with("[\n  {\n    \"EventType\": \"OrchestratorStarted\","), "{}", ran.out);
         assert!(ran.out.ends_with("\n]"), "{}", ran.out);
         assert!(ran.out.contains("\"Result\": \"\\\"Hello\\\"\""), "{}", ran.out);
+    }
+
+    #[tokio::test]
+    async fn a_history_in_the_form_of_the_http_api_has_results_as_json() {
+        let hub = || FakeService::default().with_state("a", Completed).with_history("a", history());
+        let ran = run(hub(), &["get-history", "--id", "a", "--format", "events"]).await;
+        let events: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(events.as_array().map(Vec::len), Some(1));
+        assert_eq!(
+            (events[0]["EventType"].as_str(), events[0]["Result"].as_str()),
+            (Some("TaskCompleted"), Some("Hello"))
+        );
+        let hidden =
+            run(hub(), &["get-history", "--id", "a", "--format", "events", "--show-output", "false"]).await;
+        assert!(!hidden.out.contains("Hello"), "{}", hidden.out);
     }
 
     #[tokio::test]

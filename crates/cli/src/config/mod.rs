@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use taskhub_core::TaskHubName;
 
-pub(crate) use host_json::{HostJson, member};
+pub(crate) use host_json::HostJson;
 pub(crate) use identity::{Connection, Identity, IdentityConnection};
 use settings::AppSettings;
 
