@@ -23,6 +23,8 @@ use crate::settings::AzureStorageSettings;
 /// Partitions of a hub that is created without a number. Source: Azure/durabletask,
 /// `AzureStorageOrchestrationServiceSettings.DefaultPartitionCount`.
 pub const DEFAULT_PARTITION_COUNT: u32 = 4;
+/// Most partitions a hub can have. Source: Azure/durabletask, `AzureStorageOrchestrationService`.
+pub(crate) const MAX_PARTITION_COUNT: u32 = 16;
 /// How often a create is repeated while the service still deletes a resource of the same name.
 const BEING_DELETED_ATTEMPTS: u32 = 40;
 const BEING_DELETED_INTERVAL: Duration = Duration::from_secs(2);
@@ -271,7 +273,7 @@ impl Hub {
         let count = serde_json::from_slice::<serde_json::Value>(&info.content)
             .ok()
             .and_then(|v| v.get("PartitionCount")?.as_u64())
-            .filter(|count| (1..=16).contains(count))
+            .filter(|count| (1..=u64::from(MAX_PARTITION_COUNT)).contains(count))
             .ok_or_else(|| {
                 self.unreadable(
                     format!(

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use taskhub_core::{TaskHubName, WorkerId};
 
-use crate::hub::PartitionManagerKind;
+use crate::hub::{MAX_PARTITION_COUNT, PartitionManagerKind};
 use crate::message::MessageEncoding;
 
 /// How long this worker hides messages by default.
@@ -158,7 +158,7 @@ impl AzureStorageSettings {
             }
         };
         if let Some(count) = self.partition_count {
-            in_range("partition_count", u64::from(count), 1, 16)?;
+            in_range("partition_count", u64::from(count), 1, u64::from(MAX_PARTITION_COUNT))?;
         }
         in_range("control_queue_batch_size", u64::from(self.control_queue_batch_size), 1, 32)?;
         in_range("app_lease_interval", self.app_lease_interval.as_secs(), 15, 60)?;

@@ -100,7 +100,13 @@ impl Shared {
         self.recorder.settle(Facts::of_held(message), failure, message, delay).await;
     }
 
+    /// Ends a session. Messages that whoever worked on it has neither completed nor given back come again;
+    /// held on to, they would be renewed for ever.
     pub(crate) async fn release(self: &Arc<Self>, token: LockToken) {
+        if !self.sessions.current(token).is_empty() {
+            tracing::warn!(hub = %self.hub.name(), lock = token.0, "a session ended with messages left over");
+            self.abandon(token, GiveBackReason::Interrupted).await;
+        }
         let Released { fetch, give_back } = self.sessions.release(token);
         self.give_back(give_back).await;
         self.fetch_histories(fetch);

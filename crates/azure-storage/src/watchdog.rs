@@ -8,7 +8,7 @@ use taskhub_core::{EventKind, PartitionId, Timestamp};
 use taskhub_storage::QueueMessage;
 use tokio::time::Instant;
 
-use crate::hub::PartitionManagerKind;
+use crate::hub::{MAX_PARTITION_COUNT, PartitionManagerKind};
 use crate::message::{self, Decoded};
 use crate::metrics::QueueLabels;
 use crate::partition::ownership::{OwnershipState, PartitionOwnership};
@@ -77,6 +77,13 @@ async fn look(shared: &Shared, seen: &mut BTreeMap<PartitionId, Seen>) {
         })
         .collect();
     seen.retain(|partition, _| owned.iter().any(|(owned, _)| owned == partition));
+    let ages = &shared.hub.metrics.oldest_message_age_seconds;
+    for partition in (0..MAX_PARTITION_COUNT).map(PartitionId) {
+        // A queue that has gone to another worker is that one's to tell of.
+        if !owned.iter().any(|(owned, _)| *owned == partition) {
+            ages.remove(&QueueLabels { queue: shared.hub.names.control_queue(partition) });
+        }
+    }
     for (partition, reason) in owned {
         let queue = shared.hub.names.control_queue(partition);
         let mut age = Duration::ZERO;
@@ -100,7 +107,7 @@ async fn look(shared: &Shared, seen: &mut BTreeMap<PartitionId, Seen>) {
             }
         }
         let labels = QueueLabels { queue };
-        shared.hub.metrics.oldest_message_age_seconds.get_or_create(&labels).set(age.as_secs_f64());
+        ages.get_or_create(&labels).set(age.as_secs_f64());
     }
 }
 

@@ -336,3 +336,30 @@ async fn a_hand_over_while_everything_runs_repeats_nothing() {
     first.stop().await;
     second.stop().await;
 }
+
+// 150 actions are two transactions. Which events an episode has stored is told by the rows, not by its last one.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_cut_off_between_its_batches_is_continued_from_its_prefix() {
+    let fleet = Fleet::new().await;
+    let first = fleet.member("w1").await;
+    first.plan.clear();
+    first.plan.add(Rule::on("EntityGroupTransaction", Effect::HangBefore).resource("History").nth(2));
+    fleet.start("FanOutFanIn", "wide", "150").await;
+    taskhub_testkit::eventually("between the batches", || async { (first.plan.fired() == 1).then_some(()) })
+        .await;
+    first.kill();
+    let stored = fleet.client.history(&"wide".into()).await.unwrap();
+    assert!((50..150).contains(&stored.len()), "{}", stored.len());
+    assert!(stored.iter().all(|event| event.name() != "OrchestratorCompleted"), "not a prefix");
+    let second = fleet.member("w2").await;
+    fleet.check(&BTreeMap::from([("wide".to_owned(), (0..150).sum::<u32>().to_string())])).await;
+    let history = fleet.client.history(&"wide".into()).await.unwrap();
+    let ids = |name: &str| {
+        let mut ids: Vec<_> = history.iter().filter(|e| e.name() == name).map(|e| e.event_id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(ids("TaskScheduled"), (0..150).collect::<Vec<_>>(), "each action once");
+    assert_eq!(ids("ExecutionStarted").len(), 1);
+    second.stop().await;
+}

@@ -69,10 +69,13 @@ impl WorkKind for OrchestrationWork {
     async fn process(&self, item: OrchestrationWorkItem) -> Processed {
         let token = item.token;
         // A defect of the backend costs this work item and no more.
-        let processed = AssertUnwindSafe(self.work(item)).catch_unwind().await.unwrap_or_else(|panic| {
-            error!(panic = panic_message(panic.as_ref()), "processing a work item panicked");
-            Processed::ServiceFailed
-        });
+        let processed = match AssertUnwindSafe(self.work(item)).catch_unwind().await {
+            Ok(processed) => processed,
+            Err(panic) => {
+                error!(panic = panic_message(panic.as_ref()), "processing a work item panicked");
+                self.give_back(token, GiveBackReason::Interrupted, Processed::ServiceFailed).await
+            }
+        };
         self.service.release_orchestration(token).await;
         processed
     }

@@ -169,6 +169,12 @@ pub(crate) fn step(row: &PartitionLease, local: Local, asker: &Asker) -> Step {
             advance_drain(&mut lease, local, &mut out);
             renew(&mut lease);
             out.hurry = lease.current_owner.is_some();
+        } else if mine(&lease.next_owner) && !lease.is_draining {
+            // Nobody is to wait for this worker: its owner keeps the queue, or anybody may claim it.
+            //
+            // Differs: DTFx leaves its name in the row, so that the queue may go to a worker that has ended
+            // and lie there until the lease runs out.
+            lease.next_owner = None;
         }
     } else {
         let unowned = lease.current_owner.is_none() && lease.next_owner.is_none();
@@ -384,6 +390,24 @@ mod tests {
         assert!(released.lease.expires_at.is_some());
         let others = step(&owned("b"), IDLE, &down);
         assert!(!others.changed && others.counts_for.is_none());
+    }
+
+    #[test]
+    fn a_worker_that_shuts_down_waits_for_no_queue() {
+        let down = Asker { shutting_down: true, ..asker("a", 10) };
+        let mut row = owned("b");
+        row.next_owner = Some("a".into());
+        let withdrawn = step(&row, IDLE, &down);
+        assert_eq!((withdrawn.lease, withdrawn.changed), (owned("b"), true));
+        assert!(step(&owned("b"), RECEIVING, &asker("b", 11)).receive, "the owner keeps it");
+        // Let go for the one that goes: anybody may have it at once.
+        row.current_owner = None;
+        let withdrawn = step(&row, IDLE, &down);
+        assert!(!withdrawn.hurry && withdrawn.lease.next_owner.is_none());
+        assert!(step(&withdrawn.lease, IDLE, &asker("c", 11)).receive);
+        // Being drained already: its owner goes on with that.
+        row = PartitionLease { next_owner: Some("a".into()), is_draining: true, ..owned("b") };
+        assert!(!step(&row, IDLE, &down).changed);
     }
 
     #[test]

@@ -16,12 +16,12 @@ use crate::partition::owner::PartitionOwner;
 use crate::partition::server_clock::{ServerClock, Skew, Span, WORRYING_SKEW};
 use crate::partition::table::{self, Asker, Drain, Local, PartitionLease, Step};
 
-/// Interval while a hand-over is under way. Source: Azure/durabletask, `TableTableManager` (1 s).
+/// Interval while a hand-over is under way. Source: Azure/durabletask, `TablePartitionManager` (1 s).
 const HURRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for one request. Source: `PartitionTableOperationTimeout`, which DTFx applies to a whole look at
 /// all rows.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
-/// Failed looks in a row that are repeated at once. Source: `TableTableManager` (10).
+/// Failed looks in a row that are repeated at once. Source: `TablePartitionManager` (10).
 const QUICK_RETRIES: u32 = 10;
 
 /// Acquires, balances, renews and hands back partitions of one worker.

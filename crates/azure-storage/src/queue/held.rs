@@ -209,12 +209,13 @@ impl HeldMessage {
         }
     }
 
-    /// Deletes the message. A message that is gone counts as deleted; one that somebody else has received
-    /// since is left to them, and `false` returned.
+    /// Deletes the message. A message that is gone counts as deleted; one that is not ours any more, because
+    /// the lock was lost or somebody else has received it since, is left to them, and `false` returned.
     pub(crate) async fn delete(&self, queues: &dyn QueueStore) -> Result<bool> {
         let _turn = self.turn.lock().await;
-        let mut is_ours = true;
+        let mut is_ours = false;
         while let Some((receipt, reception)) = self.usable() {
+            is_ours = true;
             match queues.delete_message(&self.queue, &receipt).await {
                 // This process has received it once more meanwhile.
                 Err(e) if is_gone(&e) && self.lock().reception != reception => continue,
@@ -290,4 +291,42 @@ fn is_gone(error: &Error) -> bool {
 /// comes before its own start.
 pub(crate) fn sort_received(messages: &mut [Arc<HeldMessage>]) {
     messages.sort_by_key(|m| (m.inserted_at, !m.is_start(), m.data.sequence_number));
+}
+
+#[cfg(test)]
+mod tests {
+    use taskhub_core::{Clock, IdSource, SeededIds};
+    use taskhub_storage::memory::MemoryStore;
+    use taskhub_testkit::VirtualClock;
+
+    use super::*;
+
+    const VISIBILITY: Duration = Duration::from_secs(30);
+
+    async fn receive(queues: &dyn QueueStore, at: Timestamp) -> HeldMessage {
+        let hidden = Hidden { asked_at: Instant::now(), visibility: VISIBILITY };
+        let message = queues.get_messages("queue", 1, VISIBILITY).await.unwrap().remove(0);
+        let event = taskhub_core::HistoryEvent::message(at, EventKind::OrchestratorStarted);
+        let task = TaskMessage::new(event, OrchestrationInstance::current("i"));
+        let data = MessageData::new(SeededIds::new(1).guid(), task, 1, None, MessageData::client());
+        HeldMessage::received("queue", message, data, hidden)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_whose_lock_is_lost_is_not_taken_for_deleted() {
+        let clock = std::sync::Arc::new(VirtualClock::default());
+        let store = MemoryStore::new(clock.clone());
+        let queues = store.account().queues;
+        queues.create_queue("queue").await.unwrap();
+        queues.put_message("queue", "text", Duration::ZERO).await.unwrap();
+        let first = receive(&*queues, clock.now()).await;
+        tokio::time::sleep(VISIBILITY).await;
+        let second = receive(&*queues, clock.now()).await;
+        let turn = first.begin_renewal().unwrap();
+        assert_eq!(first.renew(turn, &*queues, VISIBILITY).await.unwrap(), Renewal::Lost);
+        assert!(!first.delete(&*queues).await.unwrap(), "it is the other receiver's");
+        assert_eq!(store.messages("queue").len(), 1);
+        assert!(second.delete(&*queues).await.unwrap());
+        assert!(store.messages("queue").is_empty());
+    }
 }

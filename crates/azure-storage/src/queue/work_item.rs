@@ -56,6 +56,20 @@ struct State {
     locked: BTreeMap<LockToken, Arc<HeldMessage>>,
 }
 
+impl State {
+    /// A request has been received. One that this process works on already, whose lock was lost, is held
+    /// again and not run a second time.
+    ///
+    /// Differs: DTFx runs it a second time.
+    fn take_in(&mut self, message: HeldMessage) {
+        let mut held = self.local.iter().chain(self.locked.values());
+        match held.find(|held| held.message_id == message.message_id) {
+            Some(held) => held.adopt(&message),
+            None => self.local.push_back(Arc::new(message)),
+        }
+    }
+}
+
 impl WorkItemQueue {
     pub(crate) fn new(hub: Hub, receiver: Receiver) -> Self {
         let queue = hub.names.work_item_queue();
@@ -205,7 +219,8 @@ impl WorkItemQueue {
         }
     }
 
-    /// Receives one request; returns how many could not be read. Not in the caller's future: a message received and dropped would stay hidden.
+    /// Receives one request; returns how many could not be read. Not in the caller's future: a message
+    /// received and dropped would stay hidden.
     async fn receive(&self) -> Result<usize, ServiceError> {
         let (receiver, queue) = (self.receiver.clone(), self.queue.clone());
         let state = self.state.clone();
@@ -213,7 +228,9 @@ impl WorkItemQueue {
         let receive = self.receives.spawn(async move {
             let received = receiver.receive(&queue, 1, visibility).await?;
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.local.extend(received.messages.into_iter().map(Arc::new));
+            for message in received.messages {
+                state.take_in(message);
+            }
             Ok(received.unreadable)
         });
         receive.await.unwrap_or_else(|e| {

@@ -280,3 +280,49 @@ async fn a_receive_loop_that_hangs_is_replaced() {
     let took = world.clock.now().saturating_since(begun);
     assert!(item.is_some() && took < MINUTE * 3, "{took:?}");
 }
+
+// The renewal took place, so that the receipt is a wrong one from then on, and the request reappears.
+#[tokio::test(start_paused = true)]
+async fn an_activity_that_its_own_worker_receives_again_is_held_again_and_runs_once() {
+    let plan = FaultPlan::default();
+    let (world, _) = layered(&plan);
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    start(&client, "i").await;
+    let item = lock(&worker).await;
+    let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    finish(&worker, item, commit).await;
+    let activity = lock_activity(&worker).await;
+    plan.add(Rule::on("UpdateMessage", Effect::HangAfter).resource("workitems").nth(1));
+    assert!(worker.lock_next_activity(MINUTE * 5).await.unwrap().is_none(), "it runs a second time");
+    assert_eq!((plan.fired(), receptions(&world)), (1, 2), "received again once, and then renewed again");
+    worker.complete_activity(activity.token, reply(&world, &activity.message, "1")).await.unwrap();
+    assert_eq!(world.work_item_messages(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_session_leaves_undone_comes_again() {
+    let (world, _) = layered(&FaultPlan::default());
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    start(&client, "i").await;
+    let item = lock(&worker).await;
+    worker.release_orchestration(item.token).await;
+    let again = worker.lock_next_orchestration(MINUTE).await.unwrap().expect("the start once more");
+    assert_eq!((again.instance, again.attempt), (item.instance, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_messages_is_told_for_owned_queues_only() {
+    let (world, _) = layered(&FaultPlan::default());
+    let first = world.worker("w1").await;
+    let queues = || {
+        let (mut registry, mut text) = (prometheus_client::registry::Registry::default(), String::new());
+        first.metrics().register(&mut registry);
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text.lines().filter(|line| line.starts_with("taskhub_oldest_message_age_seconds{")).count()
+    };
+    tokio::time::sleep(MINUTE + MINUTE / 2).await;
+    assert_eq!(queues(), 4);
+    let _second = world.worker("w2").await;
+    tokio::time::sleep(MINUTE * 2).await;
+    assert_eq!(queues(), 2, "two have gone to the other worker");
+}

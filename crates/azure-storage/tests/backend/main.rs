@@ -12,5 +12,6 @@ mod managers;
 mod poison;
 mod provider;
 mod races;
+mod stalled;
 mod status;
 mod support;

@@ -417,3 +417,22 @@ async fn a_half_made_hub_is_finished_by_whoever_names_its_size() {
     settings.partition_count = Some(4);
     assert_eq!(world.hub(settings).ensure().await.unwrap().partition_count, 4);
 }
+
+// Every process counts its messages from one, so the service's whole seconds and the numbers tell no order.
+#[tokio::test(start_paused = true)]
+async fn an_event_before_its_start_in_one_second_and_with_its_number_is_taken_in_after_the_start() {
+    let world = World::new();
+    world.hub(World::settings("any")).ensure().await.unwrap();
+    let (eager, client) = (world.client(), world.client());
+    eager.send_event(OrchestrationInstance::current("i"), raised("Go")).await.unwrap();
+    start(&client, "i").await;
+    let queue = world.store.queues().into_iter().find(|q| !world.store.messages(q).is_empty()).unwrap();
+    let stored = world.store.messages(&queue);
+    assert_eq!(stored.len(), 2);
+    assert_eq!(stored[0].inserted_at.truncated_to_second(), stored[1].inserted_at.truncated_to_second());
+    let first = &stored.iter().find(|m| m.text.contains("SequenceNumber\":1")).unwrap().text;
+    assert!(first.contains("EventRaised") && stored.iter().all(|m| m.text.contains("SequenceNumber\":1")));
+    let worker = world.worker("w1").await;
+    let names: Vec<_> = lock(&worker).await.messages.iter().map(|m| m.event.name()).collect();
+    assert_eq!(names, ["ExecutionStarted", "EventRaised"]);
+}

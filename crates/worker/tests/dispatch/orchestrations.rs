@@ -288,6 +288,24 @@ async fn a_lock_is_renewed_while_an_executor_works_and_no_longer() {
     assert_eq!(renewals, [20, 40, 60, 80]);
 }
 
+#[derive(Debug)]
+struct Closed;
+
+impl OrchestrationExecutor for Closed {
+    fn open(&self, _: &OrchestrationInstance) -> Box<dyn OrchestrationSession> {
+        panic!("a defect outside of the episode")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_defect_outside_of_the_episode_gives_the_messages_back() {
+    let service = FakeService::new();
+    let token = service.offer_start("i", "Any", None);
+    let builder = service.worker().orchestration_executor(Arc::new(Closed));
+    settle(&service, builder, |s| !s.calls_of(token).is_empty()).await;
+    assert_eq!(service.calls_of(token), [Call::Abandon(token), Call::Release(token)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_defect_of_an_executor_gives_the_messages_back() {
     let service = FakeService::new();
