@@ -295,7 +295,7 @@ pub(crate) fn sort_received(messages: &mut [Arc<HeldMessage>]) {
 
 #[cfg(test)]
 mod tests {
-    use taskhub_core::{Clock, IdSource, SeededIds};
+    use taskhub_core::{IdSource, SeededIds};
     use taskhub_storage::memory::MemoryStore;
     use taskhub_testkit::VirtualClock;
 
@@ -303,25 +303,62 @@ mod tests {
 
     const VISIBILITY: Duration = Duration::from_secs(30);
 
-    async fn receive(queues: &dyn QueueStore, at: Timestamp) -> HeldMessage {
+    /// A message with an event of this kind, as the sender's `number`-th.
+    fn held(message: QueueMessage, kind: EventKind, number: i64) -> HeldMessage {
         let hidden = Hidden { asked_at: Instant::now(), visibility: VISIBILITY };
-        let message = queues.get_messages("queue", 1, VISIBILITY).await.unwrap().remove(0);
-        let event = taskhub_core::HistoryEvent::message(at, EventKind::OrchestratorStarted);
+        let event = taskhub_core::HistoryEvent::message(message.inserted_at, kind);
         let task = TaskMessage::new(event, OrchestrationInstance::current("i"));
-        let data = MessageData::new(SeededIds::new(1).guid(), task, 1, None, MessageData::client());
+        let data = MessageData::new(SeededIds::new(1).guid(), task, number, None, MessageData::client());
         HeldMessage::received("queue", message, data, hidden)
+    }
+
+    async fn receive(queues: &dyn QueueStore) -> HeldMessage {
+        let message = queues.get_messages("queue", 1, VISIBILITY).await.unwrap().remove(0);
+        held(message, EventKind::OrchestratorStarted, 1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn within_one_second_starts_go_first_and_then_the_senders_numbers_decide() {
+        let message = |second: u64, kind: EventKind, number: i64| {
+            let at = Timestamp::from_unix(Duration::from_secs(1_700_000_000 + second));
+            let receipt = PopReceipt { message_id: format!("{second}-{number}"), token: String::new() };
+            let text = String::new();
+            let next_visible_at = at + VISIBILITY;
+            let received = QueueMessage { receipt, text, inserted_at: at, next_visible_at, dequeue_count: 1 };
+            Arc::new(held(received, kind, number))
+        };
+        let start = || {
+            EventKind::ExecutionStarted(Box::new(taskhub_core::ExecutionStarted {
+                instance: OrchestrationInstance::current("i"),
+                parent: None,
+                name: "Echo".into(),
+                version: None,
+                input: None,
+                tags: None,
+                correlation: None,
+                parent_trace_context: None,
+                scheduled_start_time: None,
+                generation: None,
+                generate_new_trace: false,
+            }))
+        };
+        let other = || EventKind::OrchestratorStarted;
+        let mut messages =
+            [message(1, start(), 1), message(0, other(), 2), message(0, other(), 1), message(0, start(), 3)];
+        sort_received(&mut messages);
+        assert_eq!(messages.each_ref().map(|m| m.message_id.as_str()), ["0-3", "0-1", "0-2", "1-1"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_whose_lock_is_lost_is_not_taken_for_deleted() {
         let clock = std::sync::Arc::new(VirtualClock::default());
-        let store = MemoryStore::new(clock.clone());
+        let store = MemoryStore::new(clock);
         let queues = store.account().queues;
         queues.create_queue("queue").await.unwrap();
         queues.put_message("queue", "text", Duration::ZERO).await.unwrap();
-        let first = receive(&*queues, clock.now()).await;
+        let first = receive(&*queues).await;
         tokio::time::sleep(VISIBILITY).await;
-        let second = receive(&*queues, clock.now()).await;
+        let second = receive(&*queues).await;
         let turn = first.begin_renewal().unwrap();
         assert_eq!(first.renew(turn, &*queues, VISIBILITY).await.unwrap(), Renewal::Lost);
         assert!(!first.delete(&*queues).await.unwrap(), "it is the other receiver's");
