@@ -280,9 +280,12 @@ impl Execution {
 
     /// Decides the end once the code has returned and nothing is open: activities, sub-orchestrations and
     /// timers that are not cancelled keep an orchestration running.
+    ///
+    /// Differs: in DTFx an orchestrator that returns in the episode in which it is suspended ends at once, and
+    /// the children and events it has decided are lost. Here it ends when it is resumed.
     fn end_if_finished(&mut self) {
         let Some(shared) = &self.shared else { return };
-        if shared.lock().has_open_tasks() {
+        if shared.lock().has_open_tasks() || shared.lock().is_suspended {
             return;
         }
         match self.outcome.take() {

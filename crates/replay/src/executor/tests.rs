@@ -260,6 +260,20 @@ fn events_recorded_between_suspension_and_resumption_match_after_it() {
 }
 
 #[test]
+fn what_was_decided_before_a_suspension_is_not_lost_when_the_code_returns_in_the_same_episode() {
+    let mut execution = body(|ctx| async move {
+        ctx.send_event("other", "Go", &1)?;
+        Ok(None)
+    });
+    let suspended = message(EventKind::ExecutionSuspended { reason: None });
+    assert!(execution.advance(&[], &mut [mark(0), start(), suspended]).actions.is_empty());
+    let resumed = message(EventKind::ExecutionResumed { reason: None });
+    let actions = execution.advance(&[], &mut [mark(1), resumed]).actions;
+    let kinds: Vec<_> = actions.iter().map(|action| &action.kind).collect();
+    assert!(matches!(kinds[..], [ActionKind::SendEvent { .. }, ActionKind::Complete(_)]), "{kinds:?}");
+}
+
+#[test]
 fn guids_are_those_of_dotnet() {
     let guids = |namespace| {
         let settings = ReplaySettings { guid_namespace: namespace, ..ReplaySettings::default() };
