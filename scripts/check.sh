@@ -47,6 +47,11 @@ direction() {
   # Test support stays out of programs.
   never taskhub 'taskhub-(cli|testkit)|azurite-tests|proptest|clap' || ok=1
   never taskhub-cli 'taskhub-testkit|azurite-tests|proptest' || ok=1
+  # Planted faults are for the test kit alone.
+  if cargo tree --locked -p taskhub-cli -e normal,features -i taskhub-azure-storage | grep -q '"simulation"'; then
+    echo 'taskhub-cli must not have the feature simulation of taskhub-azure-storage' >&2
+    ok=1
+  fi
   # One TLS stack, with every feature.
   never taskhub-cli 'openssl.*|native-tls' --all-features || ok=1
   return "$ok"

@@ -7,6 +7,7 @@ use taskhub_core::{EpisodeCommit, LockToken, ServiceError};
 
 use crate::queue::held::HeldMessage;
 use crate::queue::send::Sender;
+use crate::sabotage::Planted;
 use crate::session::history_index::HistoryIndex;
 use crate::session::manager::Tracked;
 use crate::shared::Shared;
@@ -37,7 +38,16 @@ pub(crate) async fn complete(
     let mut index = if commit.replaces_history { HistoryIndex::default() } else { tracked.index };
 
     // 1. A retry repeats these.
-    send_outbound(shared, &commit, &sender).await?;
+    let settings = &shared.hub.settings;
+    if !settings.planted(Planted::SendAfterCommit) {
+        send_outbound(shared, &commit, &sender).await?;
+    }
+    if settings.planted(Planted::DeleteBeforeCommit) {
+        delete_all(shared, &shared.sessions.current(token)).await?;
+    }
+    if settings.planted(Planted::BlobsBeforeCommit) && commit.replaces_history {
+        shared.tracking.delete_blobs(tracked.blob_names.clone()).await;
+    }
 
     // 2. The checkpoint: conditional on the sentinel as it was read.
     let committed = shared
@@ -49,6 +59,10 @@ pub(crate) async fn complete(
             etag: tracked.etag.as_ref(),
         })
         .await?;
+
+    if settings.planted(Planted::SendAfterCommit) {
+        send_outbound(shared, &commit, &sender).await?;
+    }
 
     // 3. What queries see; repaired by the next message if a crash comes before it.
     index.extend(&commit.new_events);

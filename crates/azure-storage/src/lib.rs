@@ -18,6 +18,8 @@ mod ownership;
 pub mod partition;
 mod queue;
 mod renewal;
+#[cfg_attr(not(feature = "simulation"), allow(dead_code, unreachable_pub))]
+mod sabotage;
 mod service;
 mod session;
 mod settings;
@@ -31,5 +33,7 @@ pub use hub::{
 };
 pub use metrics::StorageMetrics;
 pub use partition::{OwnershipState, PartitionOwnership};
+#[cfg(feature = "simulation")]
+pub use sabotage::{Planted, Sabotage};
 pub use service::AzureStorageService;
 pub use settings::{AzureStorageSettings, DOTNET_VISIBILITY_TIMEOUT};

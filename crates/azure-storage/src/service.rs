@@ -27,6 +27,7 @@ use crate::queue::receive::Receiver;
 use crate::queue::send::{MessageSender, Sender};
 use crate::queue::work_item::WorkItemQueue;
 use crate::renewal::renew_held;
+use crate::sabotage::Planted;
 use crate::session::manager::SessionManager;
 use crate::shared::Shared;
 use crate::tracking::store::TrackingStore;
@@ -178,7 +179,7 @@ impl OrchestrationService for AzureStorageService {
     /// on becomes visible, each partition goes to its next owner as soon as its own sessions have ended, and
     /// activities that run may finish; their replies go to the queues whoever owns them. What is not finished
     /// after `drain_timeout` is cut off and becomes visible, too. Every wait ends: when storage hangs, a few
-    /// times [`STOP_GRACE`] after `drain_timeout`.
+    /// times `STOP_GRACE` after `drain_timeout`.
     async fn stop(&self, drain_timeout: Duration) -> Result<(), ServiceError> {
         let running = self.running()?;
         let shared = &running.shared;
@@ -391,6 +392,9 @@ impl OrchestrationService for AzureStorageService {
             // -1 if the request tells none. Source: Azure/durabletask, `ActivitySession`.
             episode: Some(request.data.episode.unwrap_or(-1)),
         };
+        if self.hub.settings.planted(Planted::RequestBeforeReply) {
+            let _ = request.delete(&*self.hub.account.queues).await;
+        }
         let guard = shared.activity_guard(token);
         if let Err(e) = shared.sender.send_control(&response, &sender).await {
             guard.disarm();

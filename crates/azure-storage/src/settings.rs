@@ -103,6 +103,9 @@ pub struct AzureStorageSettings {
     /// Hands activities to this process when it waits for one: the request is put hidden and run with the
     /// receipt of the put, without being received.
     pub hand_off_local_activities: bool,
+    /// What the test kit does to this process.
+    #[cfg(feature = "simulation")]
+    pub sabotage: crate::sabotage::Sabotage,
 }
 
 impl AzureStorageSettings {
@@ -142,6 +145,8 @@ impl AzureStorageSettings {
             fan_in_linger: Duration::from_millis(50),
             quarantine_poison_messages: None,
             hand_off_local_activities: false,
+            #[cfg(feature = "simulation")]
+            sabotage: crate::sabotage::Sabotage::default(),
         }
     }
 

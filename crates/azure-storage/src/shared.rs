@@ -22,6 +22,7 @@ use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
 use crate::queue::send::MessageSender;
 use crate::queue::work_item::WorkItemQueue;
+use crate::sabotage::Planted;
 use crate::session::manager::{Released, SessionManager};
 use crate::tracking::store::TrackingStore;
 
@@ -137,6 +138,9 @@ impl Shared {
     /// Makes messages visible at once, for the worker that takes over.
     pub(crate) async fn give_back(&self, messages: Vec<Arc<HeldMessage>>) {
         let queues = &*self.hub.account.queues;
+        if self.hub.settings.planted(Planted::KeepReceived) {
+            return;
+        }
         join_all(messages.iter().map(|message| async move {
             self.sessions.forget(message);
             if let Err(e) = message.give_back(queues, Duration::ZERO).await {

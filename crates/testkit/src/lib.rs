@@ -5,6 +5,7 @@
 //!   worker and compared with what the .NET provider wrote ([`golden`]).
 //! - [`TestHub`]: a hub in memory or in an account, its client, and workers that run the samples.
 //! - [`contract`]: what every implementation of a trait must do; [`faults`]: an account that fails when told.
+//! - [`sim`]: a fleet of workers under random faults, from one seed.
 //!
 //! ```
 //! use taskhub_testkit::VirtualClock;
@@ -25,6 +26,7 @@ pub mod golden;
 mod hub;
 pub mod load;
 mod seed;
+pub mod sim;
 mod wait;
 mod worker;
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::queue::backoff::PollingBackoff;
 use crate::queue::held::sort_received;
 use crate::queue::receive::Received;
+use crate::sabotage::Planted;
 use crate::settings::AzureStorageSettings;
 use crate::shared::Shared;
 
@@ -214,7 +215,8 @@ impl ControlQueue {
         while !self.stop.is_cancelled() {
             let rung = self.bell.notified();
             let mut wait = Duration::ZERO;
-            let expired = Instant::now() >= self.progress().lease_until;
+            let expired = Instant::now() >= self.progress().lease_until
+                && !settings.planted(Planted::ReceiveAfterLease);
             let full = shared.sessions.held_count() >= settings.control_queue_buffer_threshold;
             if expired || full {
                 wait = PAUSE_INTERVAL;

@@ -223,6 +223,14 @@ impl SessionManager {
         }
     }
 
+    /// The session goes on with another execution than the one it began with.
+    pub(crate) fn go_on_as(&self, token: LockToken, instance: OrchestrationInstance, tracked: Tracked) {
+        if let Some(session) = self.state().session(token) {
+            session.instance = instance;
+            session.tracked = tracked;
+        }
+    }
+
     /// An episode has been committed.
     pub(crate) fn committed(&self, token: LockToken, instance: OrchestrationInstance, tracked: Tracked) {
         if let Some(session) = self.state().session(token) {

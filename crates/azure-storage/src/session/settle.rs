@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use taskhub_core::{
-    EventKind, ExecutionStarted, GiveBackReason, HistoryEvent, LockToken, OrchestrationInstance,
+    EventKind, ExecutionStarted, GiveBackReason, HistoryEvent, InstanceId, LockToken, OrchestrationInstance,
     OrchestrationStatus, OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp, execution_id_from,
 };
 
 use crate::checkpoint;
 use crate::queue::held::HeldMessage;
-use crate::session::admission::{Admission, WithoutHistory, admit, is_out_of_order, without_history};
+use crate::sabotage::Planted;
+use crate::session::admission::{
+    Admission, StartCheck, WithoutHistory, admit, is_out_of_order, without_history,
+};
 use crate::session::history_index::HistoryIndex;
-use crate::session::manager::Taken;
+use crate::session::manager::{Taken, Tracked};
 use crate::shared::Shared;
 use crate::tracking::instances::InstanceRow;
 
@@ -20,11 +23,27 @@ impl Shared {
     /// Decides whether a session may run. `None`: its messages have been dealt with.
     pub(crate) async fn admit(&self, taken: Taken) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
         let Taken { token, instance, messages, history, .. } = taken;
+        let is_of_another = history.index.started.is_none() && history.etag.is_some();
+        let other_is_cut_off = history.other_is_cut_off;
         let index = history.index;
-        let messages = self.keep_in_order(messages, &index).await;
+        let messages = if other_is_cut_off { messages } else { self.keep_in_order(messages, &index).await };
         self.sessions.admit(token, messages.clone(), Vec::new());
         if messages.is_empty() {
             return Ok(None);
+        }
+        if is_of_another {
+            if self.is_repeated_child(&messages).await? {
+                self.discard_repeated_child(token, &instance, &messages).await?;
+                return Ok(None);
+            }
+            if let Some(start) = messages.iter().find(|m| m.is_start())
+                && self.leaves_start(token, start, &messages).await
+            {
+                return Ok(None);
+            }
+            if other_is_cut_off && !messages.iter().any(|m| m.is_start()) {
+                return self.go_on_after_cut(token, &instance.instance_id, &messages).await;
+            }
         }
         let replay_terminal = self.hub.settings.allow_replaying_terminal_instances;
         let mut instance = instance;
@@ -49,6 +68,99 @@ impl Shared {
             instance.execution_id = start.and_then(|t| t.target.execution_id.clone());
             self.sessions.set_execution(token, instance.execution_id.clone());
         }
+        let locked_until = messages.iter().map(|m| m.remaining()).min().unwrap_or_default();
+        Ok(Some(OrchestrationWorkItem {
+            token,
+            instance,
+            history: history.events,
+            messages: tasks,
+            locked_until: self.hub.clock.now() + locked_until,
+            attempt: messages.iter().map(|m| m.dequeue_count).max().unwrap_or(1),
+        }))
+    }
+
+    /// Whether the start among these messages is for a child that runs already, or has run: its parent's
+    /// episode was run twice, each time with another execution id.
+    ///
+    /// Differs: DTFx runs the child anew, which then waits for events that its first execution has consumed.
+    async fn is_repeated_child(&self, messages: &[Arc<HeldMessage>]) -> Result<bool, ServiceError> {
+        let start = messages.iter().find_map(|message| match &message.task().event.kind {
+            EventKind::ExecutionStarted(start) if start.parent.is_some() => Some((message, start)),
+            _ => None,
+        });
+        let Some((message, start)) = start else { return Ok(false) };
+        let current = self.tracking.history(message.instance_id(), None).await?;
+        Ok(current.index.started.is_some_and(|(current, _)| current.parent == start.parent))
+    }
+
+    /// Looks at the Instances row once more before a start replaces a history: it may have been written since
+    /// the message was received. `true`: the start has been dealt with, the other messages wait.
+    ///
+    /// Differs: DTFx compares when the message is received. A start that was stored twice can then run an
+    /// instance again that has finished meanwhile, over the row of the next start of its id.
+    async fn leaves_start(
+        &self,
+        token: LockToken,
+        start: &Arc<HeldMessage>,
+        messages: &[Arc<HeldMessage>],
+    ) -> bool {
+        let check = self.check_received_start(start).await;
+        if check == StartCheck::Process {
+            return false;
+        }
+        let others = messages.iter().filter(|m| m.message_id != start.message_id).cloned().collect();
+        self.sessions.admit(token, Vec::new(), others);
+        match check {
+            StartCheck::Process => {}
+            StartCheck::Drop => self.drop_start(start).await,
+            StartCheck::GiveUp => self.give_up_start(start).await,
+            StartCheck::PutBack => self.put_back(start).await,
+        }
+        true
+    }
+
+    async fn discard_repeated_child(
+        &self,
+        token: LockToken,
+        instance: &OrchestrationInstance,
+        messages: &[Arc<HeldMessage>],
+    ) -> Result<(), ServiceError> {
+        tracing::info!(
+            hub = %self.hub.name(), instance = %instance.instance_id,
+            "a sub-orchestration that runs already was started once more; the second start is dropped"
+        );
+        // An event without an execution is meant for the one that runs.
+        let (own, others): (Vec<_>, Vec<_>) =
+            messages.iter().cloned().partition(|m| m.target().execution_id == instance.execution_id);
+        self.sessions.admit(token, Vec::new(), others);
+        checkpoint::delete_all(self, &own).await
+    }
+
+    /// The first checkpoint of a generation was cut off between two batches, and what caused it is addressed
+    /// to the generation before: the episode is run again on what is stored, and these messages end with it.
+    ///
+    /// Differs: DTFx discards the messages, and nothing ever wakes the instance.
+    async fn go_on_after_cut(
+        &self,
+        token: LockToken,
+        instance_id: &InstanceId,
+        messages: &[Arc<HeldMessage>],
+    ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
+        let history = self.tracking.history(instance_id, None).await?;
+        if history.index.started.is_none() {
+            self.settle_without_history(token, messages).await?;
+            return Ok(None);
+        }
+        let instance = OrchestrationInstance {
+            instance_id: instance_id.clone(),
+            execution_id: history.execution_id.clone(),
+        };
+        let wake = HistoryEvent::message(self.hub.clock.now(), EventKind::ExecutionResumed { reason: None });
+        let mut tasks = vec![TaskMessage::new(wake, instance.clone())];
+        let for_current = |m: &&Arc<HeldMessage>| m.target().execution_id.is_none();
+        tasks.extend(messages.iter().filter(for_current).map(|m| m.task().clone()));
+        let tracked = Tracked { index: history.index, etag: history.etag, blob_names: history.blob_names };
+        self.sessions.go_on_as(token, instance.clone(), tracked);
         let locked_until = messages.iter().map(|m| m.remaining()).min().unwrap_or_default();
         Ok(Some(OrchestrationWorkItem {
             token,
@@ -90,6 +202,7 @@ impl Shared {
             let sender = message.data.sender.as_ref();
             let sender_is_entity = sender.is_some_and(|s| s.instance_id.is_entity());
             is_out_of_order(message.task(), sender_is_entity, message.dequeue_count, index)
+                && !self.hub.settings.planted(Planted::RepliesInAnyOrder)
         });
         for message in &early {
             tracing::info!(
@@ -120,6 +233,12 @@ impl Shared {
             terminate.is_some(),
             messages.iter().all(|m| self.is_young(m.inserted_at)),
         );
+        let decision = match decision {
+            WithoutHistory::PutBack if self.hub.settings.planted(Planted::DiscardBeforeStart) => {
+                WithoutHistory::Discard
+            }
+            other => other,
+        };
         let (hub, instance) = (self.hub.name(), first.instance_id());
         match (decision, terminate, row) {
             (WithoutHistory::OtherExecution, _, Some(row)) => {

@@ -8,6 +8,7 @@ use taskhub_storage as storage;
 use taskhub_storage::{Condition, ETag, Entity, TableOperation, TableQuery};
 
 use crate::message;
+use crate::sabotage::Planted;
 use crate::session::history_index::HistoryIndex;
 use crate::tracking::etags::Remembered;
 use crate::tracking::instance_row::RowContext;
@@ -64,6 +65,9 @@ impl TrackingStore {
         let custom_status =
             commit.custom_status.as_deref().map(|status| self.shown_status(instance_id, status));
         let mut row = instance_row::checkpoint(context, custom_status, events);
+        // Whether the row is enough where there is none about this execution.
+        let is_start = |event: &HistoryEvent| matches!(event.kind, EventKind::ExecutionStarted(_));
+        let mut is_whole = commit.new_events.iter().any(is_start);
         let blobs = blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids);
         self.upload(blobs).await?;
 
@@ -78,13 +82,29 @@ impl TrackingStore {
         let mut known = if is_first { Known::Absent } else { Known::of(remembered.map(|row| row.etag)) };
         for _ in 0..INSTANCE_WRITE_ATTEMPTS {
             let operation = match known {
+                _ if self.hub.settings.planted(Planted::RowWithoutEtag) => {
+                    TableOperation::InsertOrMerge(row.clone())
+                }
                 Known::Version(etag) => TableOperation::Merge(row.clone(), Condition::Matches(etag)),
+                Known::Absent if !is_whole => {
+                    row = self.whole_row(instance_id, &execution_id, custom_status).await?;
+                    is_whole = true;
+                    known = Known::Absent;
+                    continue;
+                }
                 Known::Absent => TableOperation::Insert(row.clone()),
                 Known::Nothing => {
                     known = match self.instance_row(instance_id).await? {
                         None => Known::Absent,
                         Some(stored) => match self.may_overwrite(&stored, commit, index, committed).await? {
-                            true => Known::of(stored.etag),
+                            true => {
+                                let is_about = &stored.state.instance.execution_id;
+                                if !is_whole && is_about.as_ref() != Some(&execution_id) {
+                                    row = self.whole_row(instance_id, &execution_id, custom_status).await?;
+                                    is_whole = true;
+                                }
+                                Known::of(stored.etag)
+                            }
                             false => {
                                 tracing::info!(
                                     hub = %self.hub.name(), instance = %instance_id,
@@ -128,6 +148,26 @@ impl TrackingStore {
                 self.hub.name()
             ),
         ))
+    }
+
+    /// The row of an execution whose first episode has left none: its worker died between the two writes,
+    /// or between two batches of the history.
+    ///
+    /// Differs: DTFx then writes a row without name, times and status.
+    async fn whole_row(
+        &self,
+        instance_id: &InstanceId,
+        execution_id: &ExecutionId,
+        custom_status: Option<&str>,
+    ) -> Result<Entity, ServiceError> {
+        let StoredRows { rows, .. } = self.rows(instance_id, Some(execution_id)).await?;
+        let events: Vec<_> =
+            rows.iter().map(|row| self.read_event(instance_id, row)).collect::<Result<_, _>>()?;
+        let container_url = self.large().container_url();
+        let context = self.row_context(instance_id, execution_id, &container_url);
+        let mut row = instance_row::checkpoint(context, custom_status, events.iter().zip(&rows));
+        self.upload(blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids)).await?;
+        Ok(row)
     }
 
     /// The custom status, or what stands for one that no column can hold.
@@ -198,6 +238,9 @@ impl TrackingStore {
     ) -> Result<(), ServiceError> {
         let execution_id = index.started.as_ref().and_then(|(s, _)| s.instance.execution_id.clone());
         let Some(execution_id) = execution_id else { return Ok(()) };
+        if self.hub.settings.planted(Planted::NoRepair) {
+            return Ok(());
+        }
         if let Some(stored) = stored {
             let same = stored.state.instance.execution_id.as_ref().is_none_or(|e| *e == execution_id);
             if !same || stored.state.status == index.status() {

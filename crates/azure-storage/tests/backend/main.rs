@@ -12,6 +12,7 @@ mod managers;
 mod poison;
 mod provider;
 mod races;
+mod simulated;
 mod stalled;
 mod status;
 mod support;

@@ -1,0 +1,174 @@
+//! What the simulation of `taskhub-testkit` has found, each as small as it can be.
+
+use std::time::Duration;
+
+use taskhub_core::{
+    ErrorKind, EventKind, ExecutionStarted, HistoryEvent, InstanceFetch, OrchestrationInstance,
+    OrchestrationService, OrchestrationServiceClient, OrchestrationStatus, ParentInstance, TaskMessage,
+};
+use taskhub_storage::memory::StoredMessage;
+use taskhub_storage::{Condition, TableOperation};
+use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
+
+use crate::support::*;
+
+/// The start of the child `child`, as task 0 of the parent asks for it.
+fn child_start(world: &World, parent: &OrchestrationInstance, execution: &str) -> TaskMessage {
+    let instance = OrchestrationInstance::new("child", execution);
+    let started = ExecutionStarted {
+        instance: instance.clone(),
+        parent: Some(ParentInstance {
+            name: Some("Echo".into()),
+            instance: parent.clone(),
+            task_schedule_id: 0,
+            version: Some(String::new()),
+        }),
+        name: "Child".into(),
+        version: Some(String::new()),
+        input: Some("1".into()),
+        tags: None,
+        correlation: None,
+        parent_trace_context: None,
+        scheduled_start_time: None,
+        generation: None,
+        generate_new_trace: false,
+    };
+    let kind = EventKind::ExecutionStarted(Box::new(started));
+    TaskMessage::new(HistoryEvent::message(world.clock.now(), kind), instance)
+}
+
+/// An episode that was sent twice, the second time with another execution id: the child must not forget what
+/// its first execution has seen.
+#[tokio::test(start_paused = true)]
+async fn a_child_started_twice_by_its_parent_runs_once() {
+    let world = World::new();
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    let parent = start(&client, "parent").await;
+    let item = lock(&worker).await;
+    let mut commit = episode(&world, &item, vec![schedule(&world, 7, "[]")]);
+    commit.orchestrator_messages = vec![child_start(&world, &parent, "first")];
+    finish(&worker, item, commit).await;
+    let child = lock(&worker).await;
+    assert_eq!(child.instance, OrchestrationInstance::new("child", "first"));
+    let commit = episode(&world, &child, vec![schedule(&world, 0, "[]")]);
+    finish(&worker, child, commit).await;
+
+    client.send_event(OrchestrationInstance::current("parent"), raised("Again")).await.unwrap();
+    let item = lock(&worker).await;
+    let mut commit = episode(&world, &item, Vec::new());
+    commit.orchestrator_messages = vec![child_start(&world, &parent, "second")];
+    finish(&worker, item, commit).await;
+    assert!(worker.lock_next_orchestration(SOON).await.unwrap().is_none(), "the child is not run anew");
+    assert_eq!(world.row("child", "ExecutionId"), "first");
+    assert_eq!(world.control_messages(), 0);
+}
+
+/// The first episode of a child is stored, its row is not: the next episode must not write half a row.
+#[tokio::test(start_paused = true)]
+async fn a_child_whose_first_row_was_never_written_gets_a_whole_one() {
+    let world = World::new();
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    let parent = start(&client, "parent").await;
+    let item = lock(&worker).await;
+    let mut commit = episode(&world, &item, vec![schedule(&world, 7, "[]")]);
+    commit.orchestrator_messages = vec![child_start(&world, &parent, "first")];
+    finish(&worker, item, commit).await;
+    let child = lock(&worker).await;
+    let commit = episode(&world, &child, vec![schedule(&world, 0, "[]")]);
+    finish(&worker, child, commit).await;
+    let delete = TableOperation::Delete {
+        partition_key: "child".into(),
+        row_key: String::new(),
+        condition: Condition::Any,
+    };
+    world.account.tables.execute("TestHubInstances", delete).await.unwrap();
+
+    client.send_event(OrchestrationInstance::current("child"), raised("Go")).await.unwrap();
+    let child = lock(&worker).await;
+    let commit = episode(&world, &child, Vec::new());
+    finish(&worker, child, commit).await;
+    let row = ["Name", "RuntimeStatus", "Input", "ExecutionId"].map(|column| world.row("child", column));
+    assert_eq!(row, ["Child", "Running", "1", "first"]);
+}
+
+/// Azure/azure-functions-durable-extension #332: a worker dies between two batches of a checkpoint. Here it
+/// is the first checkpoint of a new generation, and what caused it is addressed to the one before.
+#[tokio::test(start_paused = true)]
+async fn a_generation_whose_first_checkpoint_was_cut_off_goes_on() {
+    let mut world = World::new();
+    let plan = FaultPlan::default();
+    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let mut settings = World::settings("w1");
+    settings.sabotage.max_batch_rows = Some(3);
+    let (client, worker) = (world.client(), world.worker_with(settings).await);
+    start(&client, "eternal").await;
+    let item = lock(&worker).await;
+    let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    finish(&worker, item, commit).await;
+    let activity = lock_activity(&worker).await;
+    worker.complete_activity(activity.token, reply(&world, &activity.message, "1")).await.unwrap();
+
+    let item = lock(&worker).await;
+    let next = OrchestrationInstance::new("eternal", "next");
+    let mut started = child_start(&world, &next, "next").event;
+    if let EventKind::ExecutionStarted(started) = &mut started.kind {
+        started.instance = next.clone();
+        started.parent = None;
+    }
+    let mut commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    commit.instance = next.clone();
+    commit.replaces_history = true;
+    commit.new_events[1] = started;
+    // The second of its two batches.
+    plan.add(Rule::on("EntityGroupTransaction", Effect::Answer(412, "UpdateConditionNotSatisfied")).nth(2));
+    let error = worker.complete_orchestration(item.token, commit).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SessionAborted);
+    worker.abandon_orchestration(item.token).await.unwrap();
+    worker.release_orchestration(item.token).await;
+
+    let item = lock(&worker).await;
+    assert_eq!(item.instance, next, "the new generation is run again on what is stored of it");
+    assert_eq!(item.history.len(), 3);
+    let commit = episode(&world, &item, vec![completed(&world, 1, "true")]);
+    finish(&worker, item, commit).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.row("eternal", "RuntimeStatus"), "Completed");
+    assert_eq!(world.row("eternal", "Name"), "Child");
+    assert_eq!(world.control_messages(), 0);
+}
+
+/// Azure/durabletask #890: of two workers with one episode, the one that loses must not leave its large
+/// result in place of the winner's.
+#[tokio::test(start_paused = true)]
+async fn the_large_result_of_the_worker_that_loses_replaces_nothing() {
+    let world = World::new();
+    let (client, first) = (world.client(), world.worker("w1").await);
+    start(&client, "a1").await;
+    let stale = lock(&first).await;
+    for queue in world.store.queues() {
+        for message in world.store.messages(&queue) {
+            let visible = StoredMessage { next_visible_at: world.clock.now(), ..message };
+            world.store.load_message(&queue, StoredMessage { message_id: String::new(), ..visible });
+        }
+    }
+    for mut row in world.store.entities("TestHubPartitions") {
+        row.columns.retain(|name, _| name == "IsDraining");
+        world.store.load_entity("TestHubPartitions", row);
+    }
+    let second = world.worker("w2").await;
+    let item = lock(&second).await;
+    let of = |letter: &str| format!("\"{}\"", letter.repeat(40_000));
+    let commit = episode(&world, &item, vec![completed(&world, 0, &of("w"))]);
+    finish(&second, item, commit).await;
+    let commit = episode(&world, &stale, vec![completed(&world, 0, &of("l"))]);
+    let error = first.complete_orchestration(stale.token, commit).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SessionAborted);
+    let state = client.instance_state(&"a1".into(), InstanceFetch::ALL).await.unwrap().unwrap();
+    assert_eq!((state.status, state.output), (Some(OrchestrationStatus::Completed), Some(of("w"))));
+    let history = client.history(&"a1".into(), None).await.unwrap();
+    let ends = history.iter().filter(|event| match &event.kind {
+        EventKind::ExecutionCompleted(end) => end.result == Some(of("w")),
+        _ => false,
+    });
+    assert_eq!(ends.count(), 1);
+}
