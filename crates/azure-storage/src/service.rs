@@ -401,18 +401,8 @@ impl OrchestrationService for AzureStorageService {
             return Err(e);
         }
         shared.announce(shared.sender.partition_of(&response), &response);
-        let queues = &*self.hub.account.queues;
-        let deleted = request.delete(queues).await;
+        let deleted = shared.work_items.delete_answered(&request).await;
         shared.work_items.take(token);
-        match &deleted {
-            Ok(true) => shared.recorder.succeeded(&request),
-            Ok(false) => {}
-            Err(_) => {
-                if let Err(e) = request.put_off(queues).await {
-                    tracing::debug!(hub = %self.hub.name(), error = %e, "cannot put off a processed request");
-                }
-            }
-        }
         if let EventKind::TaskScheduled { name: Some(name), .. } = &request.task().event.kind {
             shared.work_items.set_unknown(name, false);
         }

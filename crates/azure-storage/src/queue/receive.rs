@@ -74,6 +74,23 @@ impl Receiver {
         Ok(result)
     }
 
+    /// Deletes an activity request whose reply is sent; if that fails, it is hidden for a while. False if it is
+    /// not ours any more.
+    pub(crate) async fn delete_answered(&self, request: &HeldMessage) -> taskhub_storage::Result<bool> {
+        let queues = &*self.hub.account.queues;
+        let deleted = request.delete(queues).await;
+        match &deleted {
+            Ok(true) => self.recorder.succeeded(request),
+            Ok(false) => {}
+            Err(_) => {
+                if let Err(e) = request.put_off(queues).await {
+                    tracing::debug!(hub = %self.hub.name(), error = %e, "cannot put off a processed request");
+                }
+            }
+        }
+        deleted
+    }
+
     async fn put_back_later(&self, queue: &str, message: QueueMessage, error: ServiceError) {
         let permit = self.putting_back.clone().acquire_owned().await;
         let (receiver, queue) = (self.clone(), queue.to_owned());

@@ -23,6 +23,9 @@ use crate::queue::receive::Receiver;
 /// Most names of unknown activities that are remembered.
 const MAX_UNKNOWN: usize = 1000;
 
+/// Most answered requests that are remembered; the oldest are forgotten first.
+const MAX_ANSWERED: usize = 1000;
+
 /// A worker that looks at the queue as seldom as this, or less often, leaves others time to look.
 const CALM_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -54,6 +57,8 @@ struct State {
     /// The queue was looked at seldom when the last message came.
     is_calm: bool,
     locked: BTreeMap<LockToken, Arc<HeldMessage>>,
+    /// Message ids of requests whose reply is sent and which may be in the queue nevertheless.
+    answered: VecDeque<String>,
 }
 
 impl State {
@@ -61,13 +66,41 @@ impl State {
     /// again and not run a second time.
     ///
     /// Differs: DTFx runs it a second time.
-    fn take_in(&mut self, message: HeldMessage) {
+    ///
+    /// One that this process has answered, but could not delete because its receipt was not the newest or
+    /// storage failed, is returned to be deleted.
+    ///
+    /// Differs: DTFx runs that one again, too.
+    fn take_in(&mut self, message: HeldMessage) -> Option<HeldMessage> {
+        if self.answered.contains(&message.message_id) {
+            return Some(message);
+        }
         let mut held = self.local.iter().chain(self.locked.values());
         match held.find(|held| held.message_id == message.message_id) {
             Some(held) => held.adopt(&message),
             None => self.local.push_back(Arc::new(message)),
         }
+        None
     }
+
+    /// The reply to a request is sent: it must not run again.
+    fn answer(&mut self, message_id: &str) {
+        if self.answered.len() >= MAX_ANSWERED {
+            self.answered.pop_front();
+        }
+        self.answered.push_back(message_id.to_owned());
+    }
+
+    /// An answered request that is deleted needs no memory.
+    fn settle(&mut self, message_id: &str, is_deleted: bool) {
+        if is_deleted {
+            self.answered.retain(|id| id != message_id);
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl WorkItemQueue {
@@ -87,7 +120,7 @@ impl WorkItemQueue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// A dispatcher of this process that waits for a request and has not been promised one; none unless
@@ -160,7 +193,7 @@ impl WorkItemQueue {
             if let Some(message) = self.state().local.pop_front() {
                 return Ok(Some(message));
             }
-            let unreadable = self.receive().await?;
+            let set_aside = self.receive().await?;
             let received = self.state().local.pop_front();
             if let Some(message) = received {
                 // Work that this worker only gives back is no sign of more to come; polling slows down as if
@@ -172,7 +205,7 @@ impl WorkItemQueue {
                 }
                 return Ok(Some(message));
             }
-            if unreadable > 0 {
+            if set_aside > 0 {
                 // There may be more behind it.
                 continue;
             }
@@ -219,7 +252,16 @@ impl WorkItemQueue {
         }
     }
 
-    /// Receives one request; returns how many could not be read. Not in the caller's future: a message
+    /// Deletes a request whose reply is sent, and remembers it if that does not work: it may be received again.
+    /// True if the message was this process's own.
+    pub(crate) async fn delete_answered(&self, request: &HeldMessage) -> taskhub_storage::Result<bool> {
+        self.state().answer(&request.message_id);
+        let deleted = self.receiver.delete_answered(request).await;
+        self.state().settle(&request.message_id, matches!(deleted, Ok(true)));
+        deleted
+    }
+
+    /// Receives one request; returns how many there were that nobody has to work on. Not in the caller's future: a message
     /// received and dropped would stay hidden.
     async fn receive(&self) -> Result<usize, ServiceError> {
         let (receiver, queue) = (self.receiver.clone(), self.queue.clone());
@@ -227,11 +269,16 @@ impl WorkItemQueue {
         let visibility = self.hub.settings.work_item_queue_visibility_timeout;
         let receive = self.receives.spawn(async move {
             let received = receiver.receive(&queue, 1, visibility).await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut set_aside = received.unreadable;
             for message in received.messages {
-                state.take_in(message);
+                let answered = lock(&state).take_in(message);
+                if let Some(answered) = answered {
+                    set_aside += 1;
+                    let deleted = receiver.delete_answered(&answered).await;
+                    lock(&state).settle(&answered.message_id, matches!(deleted, Ok(true)));
+                }
             }
-            Ok(received.unreadable)
+            Ok(set_aside)
         });
         receive.await.unwrap_or_else(|e| {
             let what = format!("receiving activity requests broke off. hub=`{}`", self.hub.name());

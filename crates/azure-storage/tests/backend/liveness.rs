@@ -299,6 +299,30 @@ async fn an_activity_that_its_own_worker_receives_again_is_held_again_and_runs_o
     assert_eq!(world.work_item_messages(), 0);
 }
 
+// The renewal took place, its reply was lost, and the activity ends before anybody has noticed.
+#[tokio::test(start_paused = true)]
+async fn an_answered_activity_whose_delete_met_a_stale_receipt_is_deleted_and_not_run_again() {
+    for effect in [Effect::HangAfter, Effect::LoseReply] {
+        let plan = FaultPlan::default();
+        let (world, _) = layered(&plan);
+        let (client, worker) = (world.client(), world.worker("w1").await);
+        start(&client, "i").await;
+        let item = lock(&worker).await;
+        let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+        finish(&worker, item, commit).await;
+        let activity = lock_activity(&worker).await;
+        plan.add(Rule::on("UpdateMessage", effect).resource("workitems"));
+        while plan.fired() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        worker.complete_activity(activity.token, reply(&world, &activity.message, "1")).await.unwrap();
+        assert_eq!(world.work_item_messages(), 1, "the receipt was the newest");
+        plan.clear();
+        assert!(worker.lock_next_activity(MINUTE * 5).await.unwrap().is_none(), "it runs a second time");
+        assert_eq!(world.work_item_messages(), 0);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_session_leaves_undone_comes_again() {
     let (world, _) = layered(&FaultPlan::default());
