@@ -34,6 +34,10 @@ const UNKNOWN_INTERVAL: Duration = Duration::from_secs(2);
 /// seconds among them.
 const LOST_RACES: u32 = 8;
 
+/// Requests that an attempt to take a lease may still send after a stop, each bounded by the interval of
+/// renewals: it is acquired and written.
+const LAST_REQUESTS: u32 = 2;
+
 /// How an attempt to take leases ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
@@ -132,17 +136,27 @@ impl BlobManager {
             self.adopt(&self.intent).await;
             self.adopt(self.owning()).await;
             let takers = async {
-                tokio::join!(self.take(&self.intent), async {
+                tokio::join!(self.take(&self.intent, &stop), async {
                     if let Some(ownership) = &self.ownership {
-                        self.take(ownership).await;
+                        self.take(ownership, &stop).await;
                     }
                 });
             };
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = takers => {}
-                () = self.conduct() => {}
-            }
+            tokio::pin!(takers);
+            let ended = tokio::select! {
+                () = stop.cancelled() => false,
+                () = &mut takers => true,
+                () = self.conduct() => false,
+            };
+            // A lease whose acquisition is dropped half-way may be held, by nobody who knows of it. The attempt
+            // under way ends, and what it has got is handed back, too.
+            let limit = self.hub.settings.lease_renew_interval * LAST_REQUESTS;
+            let last_attempt = async {
+                if !ended {
+                    let _ = tokio::time::timeout(limit, takers).await;
+                }
+            };
+            tokio::join!(self.hand_back(), last_attempt);
             self.hand_back().await;
         };
         tokio::select! {
@@ -199,15 +213,15 @@ impl BlobManager {
         self.state().shunned.get(&partition).is_some_and(|until| Instant::now() < *until)
     }
 
-    /// Takes leases, for ever.
-    async fn take(&self, leases: &Leases) {
-        loop {
-            let mut taken = self.take_once(leases).await;
+    /// Takes leases, until `stop`.
+    async fn take(&self, leases: &Leases, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let mut taken = self.take_once(leases, stop).await;
             for _ in 0..LOST_RACES {
                 if !matches!(taken, Ok(Taken::LostRace)) {
                     break;
                 }
-                taken = self.take_once(leases).await;
+                taken = self.take_once(leases, stop).await;
             }
             match taken {
                 Ok(_) => self.owner.status().looked(),
@@ -219,20 +233,28 @@ impl BlobManager {
             tokio::select! {
                 () = tokio::time::sleep(leases.acquire_interval) => {}
                 () = leases.hurry.notified() => {}
+                () = stop.cancelled() => {}
             }
         }
     }
 
     /// Takes what the balance says: any number of free leases, or one of another worker's.
-    async fn take_once(&self, leases: &Leases) -> Result<Taken, ServiceError> {
+    async fn take_once(&self, leases: &Leases, stop: &CancellationToken) -> Result<Taken, ServiceError> {
         let owns = |partition| {
             // Ownership is acquired only while the intent is held.
             std::ptr::eq(leases, &self.intent) || self.intent.holds(partition)
         };
-        let mut found = leases.folder.list().await?;
+        let mut found = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(Taken::Settled),
+            found = leases.folder.list() => found?,
+        };
         found.retain(|lease| owns(lease.partition));
         for lease in found.iter().filter(|lease| lease.leased && self.names_me(lease)) {
             self.adopt_one(leases, lease).await;
+        }
+        if stop.is_cancelled() {
+            return Ok(Taken::Settled);
         }
         let candidates: Vec<_> = found.iter().map(FoundLease::candidate).collect();
         let lease_of = |partition| found.iter().find(|lease| lease.partition == partition);
@@ -240,7 +262,7 @@ impl BlobManager {
             Plan::Rest => {}
             Plan::Acquire { free, mut need } => {
                 for partition in free.into_iter().filter(|partition| !self.shuns(*partition)) {
-                    if need == 0 {
+                    if need == 0 || stop.is_cancelled() {
                         break;
                     }
                     let Some(lease) = lease_of(partition) else { continue };

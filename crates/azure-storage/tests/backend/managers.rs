@@ -88,6 +88,26 @@ async fn workers_of_a_blob_manager_come_share_and_go_and_partitions_follow() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_is_being_acquired_when_a_stop_begins_is_released() {
+    for (kind, resource) in [
+        (PartitionManagerKind::Safe, "intent/"),
+        (PartitionManagerKind::Safe, "ownership/"),
+        (PartitionManagerKind::Legacy, "default/"),
+    ] {
+        let plan = FaultPlan::default();
+        let mut world = World::new();
+        world.account = FaultyAccount::wrap(world.store.account(), &plan);
+        plan.add(Rule::on("AcquireLease", Effect::DelayAfter(Duration::from_secs(3))).resource(resource));
+        let worker = world.worker_with(settings(kind, "w1")).await;
+        let begun = || async { (plan.fired() > 0).then_some(()) };
+        eventually_within(Duration::from_secs(20), "an acquisition", begun).await;
+        worker.stop(STOP).await.unwrap();
+        let held = ["intent/", "ownership/", "default/"].map(|folder| holders(&world, folder));
+        assert!(held.iter().all(BTreeMap::is_empty), "{kind} {resource}: {held:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn partitions_of_a_worker_that_falls_silent_are_taken_over_when_its_leases_run_out() {
     for kind in BLOB_KINDS {
         let world = World::new();
