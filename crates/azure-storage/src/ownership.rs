@@ -105,6 +105,10 @@ impl PartitionOwner for Owner {
         shared.count_owned();
         let deadline = Instant::now() + shared.hub.settings.drain_timeout;
         let unstarted = shared.sessions.close(partition);
+        // In a task of its own: a partition that becomes ours again ends the drain, but what was taken out of
+        // the sessions has nobody else who makes it visible.
+        let again = shared.clone();
+        let giving_back = shared.tasks.spawn(async move { again.give_back(unstarted).await });
         let received = async {
             let Some((_, mut task)) = receiving else { return };
             // A receive that is under way brings messages, which are given back when they come.
@@ -116,7 +120,7 @@ impl PartitionOwner for Owner {
             }
             task.abort();
         };
-        tokio::join!(shared.give_back(unstarted), received);
+        let _ = tokio::join!(giving_back, received);
         while shared.sessions.active_count(partition) > 0
             && Instant::now() < deadline
             && !shared.cut_off.is_cancelled()

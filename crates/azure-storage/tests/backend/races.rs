@@ -341,6 +341,43 @@ async fn a_partition_claimed_again_during_its_drain_is_worked_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_that_ends_because_the_partition_is_claimed_again_gives_everything_back() {
+    let plan = FaultPlan::default();
+    let world = faulty(&plan);
+    let mut settings = World::settings("w1");
+    settings.partition_count = Some(1);
+    let worker = world.worker_with(settings).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let change = |change: &dyn Fn(&mut taskhub_storage::Entity)| {
+        let mut row = world.store.entities("TestHubPartitions").remove(0);
+        change(&mut row);
+        world.store.load_entity("TestHubPartitions", row);
+    };
+    let received = || world.store.messages("testhub-control-00").iter().any(|m| m.dequeue_count == 1);
+    start(&world.client(), "i").await;
+    taskhub_testkit::eventually_within(Duration::from_secs(40), "a reception", || async {
+        received().then_some(())
+    })
+    .await;
+    let received_at = world.clock.now();
+    plan.add(Rule::on("UpdateMessage", Effect::DelayBefore(Duration::from_secs(3))).resource("control"));
+    change(&|row| row.set("NextOwner", "w2"));
+    taskhub_testkit::eventually_within(Duration::from_secs(15), "the drain", || async {
+        let row = world.store.entities("TestHubPartitions").remove(0);
+        (row.get("IsDraining") == Some(&taskhub_storage::Value::Bool(true))).then_some(())
+    })
+    .await;
+    change(&|row| {
+        row.columns.remove("NextOwner");
+        row.columns.remove("CurrentOwner");
+        row.set("IsDraining", false);
+    });
+    assert!(worker.lock_next_orchestration(Duration::from_secs(60)).await.unwrap().is_some());
+    let took = world.clock.now().saturating_since(received_at);
+    assert!(took < Duration::from_secs(20), "it stayed hidden: {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_custom_status_too_large_for_a_column_does_not_stop_the_instance() {
     let world = World::new();
     let (client, worker) = (world.client(), world.worker("w1").await);
