@@ -8,7 +8,7 @@ use taskhub_testkit::load::Hidden;
 
 async fn comes_back(provider: Provider, scenario: &str, phase: &str) -> Result<()> {
     on_a_hub(async |hub| {
-        let golden = golden::hub(provider, scenario, phase)?;
+        let golden = golden::hub(provider, scenario, phase)?.with_free_leases();
         hub.load(&golden, Hidden::Due).await?;
         let mut golden = golden;
         for message in golden.queues.iter_mut().flat_map(|queue| &mut queue.messages) {

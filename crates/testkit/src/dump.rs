@@ -41,6 +41,15 @@ impl HubDump {
         })
     }
 
+    /// The same hub with all leases free, as it is after a load: leases cannot be loaded.
+    #[must_use]
+    pub fn with_free_leases(mut self) -> Self {
+        for blob in self.containers.iter_mut().flat_map(|container| &mut container.blobs) {
+            blob.lease = LeaseState::Free;
+        }
+        self
+    }
+
     /// The table whose name ends in `suffix` (`History`).
     pub fn table(&self, suffix: &str) -> Option<&TableDump> {
         self.tables.iter().find(|table| table.name.ends_with(suffix))
