@@ -219,7 +219,8 @@ impl TaskHubClient {
         let statuses = filter.final_statuses()?;
         let (mut part, mut continuation) = parse_cursor(options.cursor.as_deref())?;
         let pace = Pace::new(options.per_second);
-        let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+        // A timeout beyond all clocks is none.
+        let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut purged = Purged::default();
         loop {
             if deadline.is_some_and(|at| Instant::now() >= at) {

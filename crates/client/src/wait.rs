@@ -92,7 +92,7 @@ impl TaskHubClient {
                 return Ok(Waited::TimedOut(state.map(Box::new)));
             }
             tokio::time::sleep(pause.min(left)).await;
-            pause = (pause * 2).min(interval.longest).max(interval.first);
+            pause = pause.saturating_mul(2).min(interval.longest).max(interval.first);
         }
     }
 }
@@ -120,7 +120,7 @@ impl TaskHubClient {
                 return Ok(None);
             }
             tokio::time::sleep(pause.min(left)).await;
-            pause = (pause * 2).min(interval.longest);
+            pause = pause.saturating_mul(2).min(interval.longest);
         }
     }
 
@@ -166,6 +166,14 @@ mod tests {
         assert_eq!(waited.finished().and_then(|s| s.status), Some(Completed));
         assert!(began.elapsed() >= Duration::from_secs(7) && began.elapsed() <= Duration::from_secs(9));
         assert!(fake.state_reads() < 12, "{}", fake.state_reads());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_pause_does_no_harm() {
+        let (client, _) = client(FakeService::default().with_state("a", Running));
+        let interval = PollInterval::every(Duration::MAX);
+        let waited = client.wait_polling(&"a".into(), Duration::from_secs(5), interval).await.unwrap();
+        assert!(matches!(waited, Waited::TimedOut(Some(_))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,6 +26,7 @@ mod health;
 pub mod management;
 mod probe;
 mod serve;
+mod watched;
 
 pub use health::{Health, METRICS_CONTENT_TYPE, health};
 pub use probe::{ProbeError, livez_at, probe};

@@ -55,8 +55,8 @@ pub enum ProbeError {
 
 /// Asks an endpoint once. Returns when it answers with a 2xx.
 ///
-/// Made for the endpoints of [`health`](crate::health) in the same container: plain HTTP/1.1, no redirects, no proxies, so that
-/// an image needs neither a shell nor `curl`.
+/// Made for the endpoints of [`health`](crate::health) in the same container: plain HTTP/1.1, no redirects, no
+/// proxies, so that an image needs neither a shell nor `curl`.
 ///
 /// # Errors
 /// Any other answer, or none within `timeout`.

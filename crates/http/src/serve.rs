@@ -15,6 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::watched::Watched;
+
 /// How long requests under way may take after the stop. All of ours are answered at once.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -97,13 +99,20 @@ pub struct ServeSettings {
     pub max_connections: usize,
     /// How long the head of a request may take to arrive; a connection that is kept open without one ends then.
     pub header_timeout: Duration,
+    /// How long the other side may take none of what it is sent; its connection ends then.
+    pub write_timeout: Duration,
     /// How long requests under way may take after the stop.
     pub stop_grace: Duration,
 }
 
 impl Default for ServeSettings {
     fn default() -> Self {
-        Self { max_connections: 1024, header_timeout: Duration::from_secs(30), stop_grace: STOP_GRACE }
+        Self {
+            max_connections: 1024,
+            header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            stop_grace: STOP_GRACE,
+        }
     }
 }
 
@@ -150,6 +159,7 @@ pub async fn serve_with(
                 continue;
             }
         };
+        let stream = Watched::new(stream, settings.write_timeout);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(settings.header_timeout)

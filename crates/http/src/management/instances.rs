@@ -78,7 +78,8 @@ impl Call {
             Err(answer) => return answer,
         };
         let allowed = match (verb, status) {
-            (Verb::Rewind, Some(Failed)) => true,
+            // A rewind that was cut off leaves `Pending` behind; the client looks whether it is that.
+            (Verb::Rewind, Some(Failed | Pending)) => true,
             (_, Some(status)) if status.is_terminal() => return reply::empty(StatusCode::GONE),
             (Verb::Suspend, Some(status)) => matches!(status, Running | Pending | ContinuedAsNew),
             (Verb::Resume, Some(status)) => status == Suspended,

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 use taskhub_client::{ClientError, PurgeFilter, TaskHubClient};
-use taskhub_core::{InstanceFetch, InstanceId, InstanceQuery, OrchestrationStatus};
+use taskhub_core::{InstanceFetch, InstanceId, InstanceQuery};
 
 use super::list::unknown_status;
 use super::{Call, reply, undisturbed};
@@ -13,25 +13,11 @@ impl Call {
     /// Differs: the reference (2.x) purges an instance in any status, which leaves its messages and its worker
     /// behind; here it takes `force=true`, or the option. Entities never finish, and may always be purged.
     pub(super) async fn purge(self, instance_id: InstanceId) -> Response {
-        let status = match self.live_status(&instance_id).await {
-            Ok(status) => status,
-            Err(answer) => return answer,
-        };
-        let finished = status.is_some_and(OrchestrationStatus::is_terminal) || instance_id.is_entity();
-        if !finished && !self.may_purge_unfinished() {
-            let status = status.map_or("Unknown", OrchestrationStatus::name);
-            return reply::message(
-                StatusCode::BAD_REQUEST,
-                &format!(
-                    "Only finished orchestrations can be purged, and this one is in the {status} state. \
-                     Terminate it first, or add 'force=true'."
-                ),
-            );
-        }
-        let client = self.hub.client.clone();
+        let client = self.hub.client.clone().with_status_checks(!self.may_purge_unfinished());
         match undisturbed(async move { client.purge(&instance_id).await }).await {
+            Err(ClientError::WrongStatus { status, .. }) => refuse_unfinished(status.name()),
+            Err(ClientError::UnknownStatus { .. }) => refuse_unfinished("Unknown"),
             Err(error) => self.failed(&error),
-            // Somebody else was faster.
             Ok(purged) if purged.instances == 0 => reply::empty(StatusCode::NOT_FOUND),
             Ok(purged) => reply::json(StatusCode::OK, &json!({ "instancesDeleted": purged.instances })),
         }
@@ -106,6 +92,16 @@ impl Call {
             Ok(removed) => reply::json(StatusCode::OK, &json!({ "instancesDeleted": removed })),
         }
     }
+}
+
+fn refuse_unfinished(status: &str) -> Response {
+    reply::message(
+        StatusCode::BAD_REQUEST,
+        &format!(
+            "Only finished orchestrations can be purged, and this one is in the {status} state. \
+             Terminate it first, or add 'force=true'."
+        ),
+    )
 }
 
 /// Purges what the query gives, whatever its status. How many were removed.

@@ -79,6 +79,8 @@ impl Query {
             let by_any_case = || text.parse().ok().filter(|_| ignore_case);
             let by_number = || OrchestrationStatus::from_number(text.parse().ok()?);
             match by_name().or_else(by_any_case).or_else(by_number) {
+                // Once: each becomes a part of the filter that storage is sent.
+                Some(status) if statuses.known.contains(&status) => {}
                 Some(status) => statuses.known.push(status),
                 None => statuses.unknown.push(text.to_owned()),
             }
@@ -170,7 +172,7 @@ mod tests {
         assert_eq!(read.known, [Running, Failed, Pending]);
         assert_eq!(read.unknown, ["pending", "sleeping"]);
         let read = query.statuses("runtimeStatus", true);
-        assert_eq!(read.known, [Running, Failed, Pending, Pending]);
+        assert_eq!(read.known, [Running, Failed, Pending]);
         assert_eq!(read.unknown, ["sleeping"]);
     }
 }

@@ -222,6 +222,7 @@ async fn served(options: Options) -> (std::net::SocketAddr, CancellationToken, t
     let settings = ServeSettings {
         max_connections: 2,
         header_timeout: Duration::from_millis(300),
+        write_timeout: Duration::from_millis(300),
         stop_grace: Duration::from_secs(5),
     };
     let stopped = stop.clone();
@@ -298,4 +299,20 @@ async fn a_start_is_finished_when_whoever_asked_has_gone() {
     tokio::task::yield_now().await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(api.fake.ids(), ["a"]);
+}
+
+#[tokio::test]
+async fn connections_that_take_no_answers_end() {
+    let (address, stop, serving) = served(Options::default()).await;
+    // Asks on and on and reads nothing, until the server has no room for its answers.
+    let greedy = || async move {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let many = "GET /nowhere HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1000);
+        while stream.write_all(many.as_bytes()).await.is_ok() {}
+    };
+    tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(greedy(), greedy()) }).await.unwrap();
+    let get = format!("GET {BASE}/instances/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert!(exchange(address, get.as_bytes()).await.starts_with("HTTP/1.1 202 "));
+    stop.cancel();
+    serving.await.unwrap();
 }

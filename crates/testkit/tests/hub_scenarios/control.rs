@@ -3,6 +3,8 @@ use std::time::Duration;
 use taskhub_client::Start;
 use taskhub_core::OrchestrationStatus::{Completed, Failed, Pending, Suspended, Terminated};
 
+use taskhub_worker::{OrchestrationContext, OrchestratorError, SubOrchestrationOptions};
+
 use crate::support::World;
 
 #[tokio::test(start_paused = true)]
@@ -13,6 +15,29 @@ async fn a_running_instance_is_terminated_with_a_reason() {
     world.waits("x", "TimerCreated").await;
     world.client.terminate(&"x".into(), Some("operator request")).await.unwrap();
     world.ends("x", Terminated, "operator request").await;
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_termination_does_not_reach_sub_orchestrations() {
+    let world = World::new();
+    let worker = world.worker(|b| {
+        b.orchestration("Outer", |ctx: OrchestrationContext, (): ()| async move {
+            let options = SubOrchestrationOptions { instance_id: Some("inner".into()), ..Default::default() };
+            let word: String = ctx.call_sub_orchestration_with("Inner", (), options).await?;
+            Ok::<_, OrchestratorError>(word)
+        })
+        .orchestration("Inner", |ctx: OrchestrationContext, (): ()| async move {
+            let word: String = ctx.wait_for_event("word").await?;
+            Ok::<_, OrchestratorError>(word)
+        })
+    });
+    world.start("outer", Start::new("Outer")).await;
+    world.waits("inner", "ExecutionStarted").await;
+    world.client.terminate(&"outer".into(), Some("enough")).await.unwrap();
+    world.ends("outer", Terminated, "enough").await;
+    world.client.raise_event(&"inner".into(), "word", "done").await.unwrap();
+    world.completes("inner", "\"done\"").await;
     worker.stop().await;
 }
 
