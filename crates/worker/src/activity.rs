@@ -16,7 +16,7 @@ use crate::dispatcher::{Processed, WorkKind, renewing};
 use crate::executor::{ActivityExecutor, ActivityOutcome, ActivityRequest, ExecutorError};
 use crate::give_back::{GaveBack, reason_of};
 use crate::lifecycle::Lifecycle;
-use crate::registry::panic_message;
+use crate::registry::panic_kind;
 
 const KIND: &str = "activity";
 
@@ -56,7 +56,7 @@ impl WorkKind for ActivityWork {
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(processed) => processed,
             Err(panic) => {
-                error!(panic = panic_message(panic.as_ref()), "processing a work item panicked");
+                error!(panic = panic_kind(panic.as_ref()), "processing a work item panicked");
                 self.give_back(token, GiveBackReason::Interrupted).await;
                 Processed::ServiceFailed
             }
@@ -99,7 +99,7 @@ impl ActivityWork {
         };
         match result {
             Err(panic) => {
-                let reason = panic_message(panic.as_ref());
+                let reason = panic_kind(panic.as_ref());
                 error!(instance = %target.instance_id, activity = name, task_id, attempt, reason, "activity given back");
                 Err(GiveBackReason::Failed { reason })
             }

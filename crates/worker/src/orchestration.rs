@@ -18,7 +18,7 @@ use crate::dispatcher::{Processed, WorkKind, renewing};
 use crate::executor::{OrchestrationExecutor, OrchestrationSession};
 use crate::give_back::{GaveBack, reason_of};
 use crate::lifecycle::Lifecycle;
-use crate::registry::panic_message;
+use crate::registry::panic_kind;
 use crate::settings::WorkerSettings;
 
 const KIND: &str = "orchestration";
@@ -72,7 +72,7 @@ impl WorkKind for OrchestrationWork {
         let processed = match AssertUnwindSafe(self.work(item)).catch_unwind().await {
             Ok(processed) => processed,
             Err(panic) => {
-                error!(panic = panic_message(panic.as_ref()), "processing a work item panicked");
+                error!(panic = panic_kind(panic.as_ref()), "processing a work item panicked");
                 self.give_back(token, GiveBackReason::Interrupted, Processed::ServiceFailed).await
             }
         };
@@ -164,7 +164,7 @@ impl OrchestrationWork {
             }
         };
         let result = result.unwrap_or_else(|panic| {
-            let source = panic_message(panic.as_ref()).into();
+            let source = panic_kind(panic.as_ref()).into();
             Err(EpisodeError::Executor { instance: instance_id.clone(), source })
         });
         match result {

@@ -228,3 +228,33 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
         .or_else(|| panic.downcast_ref::<String>().cloned());
     text.map_or_else(|| "panicked".to_owned(), |text| format!("panicked: {text}"))
 }
+
+/// What a log may tell of a panic: its text if that is fixed in the source. One put together at run time may
+/// hold inputs; the panic hook of the process has seen it, with its place.
+pub(crate) fn panic_kind(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => format!("panicked: {text}"),
+        (None, Some(_)) => "panicked with a text that is not shown".to_owned(),
+        (None, None) => "panicked with a value that is no text".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caught(work: impl FnOnce()) -> Box<dyn std::any::Any + Send> {
+        std::panic::catch_unwind(AssertUnwindSafe(work)).expect_err("it panics")
+    }
+
+    #[test]
+    fn logs_tell_of_a_panic_no_text_that_was_put_together_at_run_time() {
+        let input = String::from("4111 1111 1111 1111");
+        let panic = caught(|| panic!("bad card {input}"));
+        assert_eq!(panic_message(panic.as_ref()), "panicked: bad card 4111 1111 1111 1111");
+        assert_eq!(panic_kind(panic.as_ref()), "panicked with a text that is not shown");
+        assert_eq!(panic_kind(caught(|| panic!("no way")).as_ref()), "panicked: no way");
+        let other = caught(|| std::panic::panic_any(7));
+        assert_eq!(panic_kind(other.as_ref()), "panicked with a value that is no text");
+    }
+}
