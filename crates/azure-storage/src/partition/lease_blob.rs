@@ -144,10 +144,17 @@ impl LeaseFolder {
     }
 
     /// All leases of the folder. A blob that is no lease of a control queue is left out.
+    ///
+    /// # Errors
+    /// `NotFound`: the container of the leases is gone. Otherwise of storage.
     pub(crate) async fn list(&self) -> Result<Vec<FoundLease>, ServiceError> {
         let prefix = format!("{}/", self.folder);
         let items = self.bounded("list", self.hub.lease_blobs(&prefix)).await?;
-        let found = stream::iter(items.unwrap_or_default())
+        let items = items.ok_or_else(|| {
+            let what = format!("the container of the leases is gone. hub=`{}`", self.hub.name());
+            ServiceError::new(taskhub_core::ErrorKind::NotFound, what)
+        })?;
+        let found = stream::iter(items)
             .map(|item| async move {
                 let read = self.hub.account.blobs.get_blob(&self.container, &item.name);
                 let blob = self.bounded("read", read).await?;

@@ -88,7 +88,15 @@ impl TableManager {
 
     async fn iterate(&mut self, shutting_down: bool) -> Result<Iteration, ServiceError> {
         let sent_at = Instant::now();
-        let found = self.bounded(self.hub.partition_rows()).await?.unwrap_or_default();
+        let found = match self.bounded(self.hub.partition_rows()).await? {
+            Some(found) => found,
+            // Nothing to hand back.
+            None if shutting_down => return Ok(Iteration::Settled),
+            None => {
+                let what = format!("the table of the partitions is gone. hub=`{}`", self.hub.name());
+                return Err(ServiceError::new(taskhub_core::ErrorKind::NotFound, what));
+            }
+        };
         let renewed_at = Instant::now();
         if let Some(date) = found.served_at {
             self.server_clock.observe(sent_at, renewed_at, date);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use taskhub_azure_storage::{AzureStorageService, AzureStorageSettings};
+use taskhub_azure_storage::{AzureStorageService, AzureStorageSettings, PartitionManagerKind};
 use taskhub_core::{OrchestrationService, PartitionId, Readiness};
 use taskhub_testkit::eventually_within;
 use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
@@ -68,4 +68,22 @@ async fn a_worker_that_does_not_reach_the_storage_for_the_time_of_a_lease_is_not
     plan.clear();
     becomes(&worker, Readiness::Ready, 30).await;
     worker.stop(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_partition_records_are_deleted_is_not_ready() {
+    for kind in PartitionManagerKind::ALL {
+        let world = World::new();
+        let settings = AzureStorageSettings { partition_manager: Some(kind), ..World::settings("w") };
+        let worker = world.worker_with(settings).await;
+        becomes(&worker, Readiness::Ready, 5).await;
+        if kind == PartitionManagerKind::Table {
+            world.account.tables.delete_table("TestHubPartitions").await.unwrap();
+        } else {
+            world.account.blobs.delete_container("testhub-leases", None).await.unwrap();
+        }
+        becomes(&worker, Readiness::StorageUnreachable, 60).await;
+        assert!(worker.status().detail.unwrap().contains("is gone"), "{kind}");
+        worker.stop(Duration::from_secs(60)).await.unwrap();
+    }
 }
