@@ -223,7 +223,10 @@ impl ControlQueue {
                 self.progress().paused(full);
             } else {
                 let visibility = settings.control_queue_visibility_timeout;
-                match shared.receiver.receive(&queue, settings.control_queue_batch_size, visibility).await {
+                let count = settings.control_queue_batch_size;
+                // Of an episode that runs twice only one is stored; better that than a large message which never
+                // gets through.
+                match shared.receiver.receive(&queue, count, visibility, None).await {
                     // There may be more behind messages that cannot be read; these come back by themselves.
                     Ok(received) if received.messages.is_empty() && received.unreadable > 0 => {
                         self.progress().received();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use taskhub_core::ServiceError;
+use taskhub_core::{ErrorKind, ServiceError};
 use taskhub_storage::QueueMessage;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -47,18 +47,26 @@ impl Receiver {
 
     /// Receives up to `count` messages. Those that cannot be read are put back with a growing delay, never
     /// dropped unless the settings say so, and do not hinder the others: they are put back in the background.
+    /// So are those whose blobs are not there after `read_within`: nobody renews a message before it is read.
     pub(crate) async fn receive(
         &self,
         queue: &str,
         count: u32,
         visibility: Duration,
+        read_within: Option<Duration>,
     ) -> Result<Received, ServiceError> {
         let hidden = Hidden { asked_at: Instant::now(), visibility };
         let received = self.hub.account.queues.get_messages(queue, count, visibility).await;
         let received =
             received.map_err(|e| self.hub.failed(format!("cannot receive. queue=`{queue}`"), e))?;
         let read = join_all(received.into_iter().map(|message| async move {
-            let read = read_message(&self.hub, &message.text).await;
+            let read = read_message(&self.hub, &message.text);
+            let read = match read_within {
+                None => read.await,
+                Some(limit) => tokio::time::timeout_at(hidden.asked_at + limit, read)
+                    .await
+                    .unwrap_or_else(|_| Err(self.took_too_long(queue))),
+            };
             (message, read)
         }));
         let mut result = Received::default();
@@ -89,6 +97,12 @@ impl Receiver {
             }
         }
         deleted
+    }
+
+    fn took_too_long(&self, queue: &str) -> ServiceError {
+        let what =
+            format!("reading a large message took too long. hub=`{}` queue=`{queue}`", self.hub.name());
+        ServiceError::new(ErrorKind::Unavailable, what)
     }
 
     async fn put_back_later(&self, queue: &str, message: QueueMessage, error: ServiceError) {

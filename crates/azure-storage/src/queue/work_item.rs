@@ -268,7 +268,7 @@ impl WorkItemQueue {
         let state = self.state.clone();
         let visibility = self.hub.settings.work_item_queue_visibility_timeout;
         let receive = self.receives.spawn(async move {
-            let received = receiver.receive(&queue, 1, visibility).await?;
+            let received = receiver.receive(&queue, 1, visibility, Some(visibility / 2)).await?;
             let mut set_aside = received.unreadable;
             for message in received.messages {
                 let answered = lock(&state).take_in(message);

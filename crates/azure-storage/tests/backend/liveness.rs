@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use taskhub_core::{OrchestrationInstance, OrchestrationService, OrchestrationServiceClient};
+use taskhub_core::{
+    EventKind, GiveBackReason, OrchestrationInstance, OrchestrationService, OrchestrationServiceClient,
+};
 use taskhub_storage::request::{OperationCounts, RequestSettings};
 use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
 
@@ -347,6 +349,33 @@ async fn an_answered_activity_whose_delete_met_a_stale_receipt_is_deleted_and_no
         assert!(worker.lock_next_activity(MINUTE * 5).await.unwrap().is_none(), "it runs a second time");
         assert_eq!(world.work_item_messages(), 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_activity_whose_large_request_is_read_slowly_runs_once() {
+    let plan = FaultPlan::default();
+    let mut world = World::new();
+    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let plain = plain(&world);
+    let (client, second) = (plain.client(), plain.worker("w2").await);
+    start(&client, "i").await;
+    let item = lock(&second).await;
+    let commit = episode(&plain, &item, vec![schedule(&plain, 0, &format!("[\"{}\"]", "x".repeat(100_000)))]);
+    finish(&second, item, commit).await;
+    let first = world.worker("w1").await;
+    plan.add(Rule::on("GetBlob", Effect::DelayAfter(Duration::from_secs(35))).resource("largemessages"));
+    let slow = first.lock_next_activity(MINUTE * 2);
+    let quick = async {
+        while plan.fired() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let activity = lock_activity(&second).await;
+        tokio::time::sleep(MINUTE).await;
+        second.complete_activity(activity.token, reply(&plain, &activity.message, "1")).await.unwrap();
+    };
+    let (slow, ()) = tokio::join!(slow, quick);
+    assert!(slow.unwrap().is_none(), "it runs a second time");
+    assert_eq!(world.work_item_messages(), 0);
 }
 
 #[tokio::test(start_paused = true)]
