@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use taskhub_azure_storage::AzureStorageClient;
 use taskhub_client::{ClientError, PurgeFilter, PurgeOptions, Start, TaskHubClient};
 use taskhub_core::OrchestrationStatus::{Completed, Failed, Terminated};
 use taskhub_core::PurgeResult;
-use taskhub_storage::{ETag, Entity, EntityPage, Result, TableOperation, TableQuery, TableStore};
+use taskhub_storage::{Condition, ETag, Entity, EntityPage, Result, TableOperation, TableQuery, TableStore};
 
 use crate::support::World;
 
@@ -158,7 +158,7 @@ async fn a_running_instance_is_purged_by_force_only() {
     assert_eq!(world.client.purge(&"x".into()).await.unwrap().instances, 1);
 }
 
-/// Counts rows of lists that have been read and not purged yet.
+/// Counts rows of lists that have been read and not purged yet, and starts an instance again meanwhile.
 #[derive(Debug)]
 struct Watched {
     inner: Arc<dyn TableStore>,
@@ -166,6 +166,8 @@ struct Watched {
     most_held: AtomicUsize,
     deleting: AtomicUsize,
     most_deleting: AtomicUsize,
+    /// Started again as soon as rows of a history are deleted.
+    restarted: Mutex<Option<&'static str>>,
 }
 
 #[async_trait]
@@ -198,6 +200,11 @@ impl TableStore for Watched {
     async fn transaction(&self, table: &str, operations: Vec<TableOperation>) -> Result<Vec<Option<ETag>>> {
         let deleting = self.deleting.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_deleting.fetch_max(deleting, Ordering::SeqCst);
+        let restarted = self.restarted.lock().unwrap().take();
+        if let Some(id) = restarted {
+            let row = Entity::new(id, "").with("RuntimeStatus", "Pending");
+            self.inner.execute(INSTANCES, TableOperation::Merge(row, Condition::Any)).await?;
+        }
         tokio::task::yield_now().await;
         let done = self.inner.transaction(table, operations).await;
         self.deleting.fetch_sub(1, Ordering::SeqCst);
@@ -234,6 +241,7 @@ fn large_hub(instances: usize) -> (World, TaskHubClient, Arc<Watched>) {
         most_held: AtomicUsize::new(0),
         deleting: AtomicUsize::new(0),
         most_deleting: AtomicUsize::new(0),
+        restarted: Mutex::default(),
     });
     hub.account.tables = watched.clone();
     let client = TaskHubClient::new(Arc::new(AzureStorageClient::new(hub)));
@@ -282,4 +290,15 @@ async fn a_purge_that_is_dropped_can_be_begun_again() {
     assert!((300..450).contains(&left), "{left}");
     client.purge_matching(&filter).await.unwrap();
     assert_eq!((keys(&world, INSTANCES).len(), keys(&world, HISTORY).len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_started_again_during_its_purge_keeps_its_new_row() {
+    let (world, client, watched) = large_hub(2);
+    *watched.restarted.lock().unwrap() = Some("i000001");
+    let filter = PurgeFilter { instance_id_prefix: Some("i000001".into()), ..PurgeFilter::default() };
+    let purged = client.purge_matching(&filter).await.unwrap();
+    assert_eq!((purged.removed.instances, purged.failures), (0, 0));
+    assert!(keys(&world, INSTANCES).contains("i000001"));
+    assert_eq!(watched.restarted.lock().unwrap().take(), None);
 }
