@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use taskhub_core::{
-    EventKind, GiveBackReason, OrchestrationInstance, OrchestrationService, OrchestrationServiceClient,
-};
+use taskhub_core::{OrchestrationInstance, OrchestrationService, OrchestrationServiceClient};
 use taskhub_storage::request::{OperationCounts, RequestSettings};
 use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
 
