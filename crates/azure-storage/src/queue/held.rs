@@ -9,12 +9,6 @@ use tokio::time::Instant;
 use crate::message::MessageData;
 use crate::queue::backoff::abandon_delay;
 
-/// Shortest pause after a failed renewal.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-/// Pause after the first failed renewal of a message that is hidden for long; the request itself has waited
-/// before.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
 /// A message this process has received (or put hidden for itself) and must delete or give back.
 #[derive(Debug)]
 pub(crate) struct HeldMessage {
@@ -50,10 +44,6 @@ struct Lock {
     reception: u32,
     hidden_until: Instant,
     state: State,
-    /// Renewals in a row that failed without telling whether the lock is lost.
-    failures: u32,
-    /// After a failure: not before then again.
-    retry_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +135,6 @@ impl HeldMessage {
         lock.receipt = receipt;
         lock.hidden_until = hidden_until;
         lock.reception += 1;
-        lock.succeeded();
         if lock.state == State::Lost {
             lock.state = State::Held;
         }
@@ -166,11 +155,11 @@ impl HeldMessage {
         self.lock().state == State::Lost
     }
 
-    /// How long until a renewal is due, which is when a third of the time has passed, and after a failure when
-    /// a pause is over; `None` when there is nothing to renew.
+    /// How long until a renewal is due, which is when a third of the time has passed; `None` when there is
+    /// nothing to renew.
     pub(crate) fn renewal_due_in(&self) -> Option<Duration> {
         let lock = self.lock();
-        let due_at = lock.retry_at.unwrap_or_else(|| lock.hidden_until - self.visibility * 2 / 3);
+        let due_at = lock.hidden_until - self.visibility * 2 / 3;
         (lock.state == State::Held).then(|| due_at.saturating_duration_since(Instant::now()))
     }
 
@@ -210,22 +199,13 @@ impl HeldMessage {
             Ok((receipt, _)) => {
                 lock.receipt = receipt;
                 lock.hidden_until = asked_at + self.visibility;
-                lock.succeeded();
                 Ok(Renewal::Kept)
             }
             Err(e) if is_gone(&e) => {
                 lock.state = State::Lost;
                 Ok(Renewal::Lost)
             }
-            Err(e) => {
-                lock.failures += 1;
-                let now = Instant::now();
-                let left = lock.hidden_until.saturating_duration_since(now);
-                let pause = |failures| retry_pause(failures, left, self.visibility);
-                // A request that took long has spared the storage meanwhile.
-                lock.retry_at = Some((asked_at + pause(lock.failures)).max(now + pause(1)));
-                Err(e)
-            }
+            Err(e) => Err(e),
         }
     }
 
@@ -295,21 +275,8 @@ impl HeldMessage {
 impl Lock {
     fn new(receipt: PopReceipt, hidden: Hidden) -> Self {
         let hidden_until = hidden.asked_at + hidden.visibility;
-        Self { receipt, reception: 0, hidden_until, state: State::Held, failures: 0, retry_at: None }
+        Self { receipt, reception: 0, hidden_until, state: State::Held }
     }
-
-    fn succeeded(&mut self) {
-        (self.failures, self.retry_at) = (0, None);
-    }
-}
-
-/// How long to leave a message alone after so many failed renewals in a row, when it stays hidden for another
-/// `left`. The pauses double, so that a storage in trouble is not asked about every message every second; while
-/// the message is hidden they leave time for some more tries, later it is up to others to receive it.
-pub(crate) fn retry_pause(failures: u32, left: Duration, visibility: Duration) -> Duration {
-    let shortest = (visibility / 30).clamp(SHORTEST_PAUSE, FIRST_PAUSE);
-    let longest = if left.is_zero() { visibility } else { visibility / 6 };
-    shortest.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(longest.max(shortest))
 }
 
 /// The message does not exist, or its receipt is not the newest.
@@ -380,16 +347,6 @@ mod tests {
             [message(1, start(), 1), message(0, other(), 2), message(0, other(), 1), message(0, start(), 3)];
         sort_received(&mut messages);
         assert_eq!(messages.each_ref().map(|m| m.message_id.as_str()), ["0-3", "0-1", "0-2", "1-1"]);
-    }
-
-    #[test]
-    fn pauses_after_failed_renewals_grow_and_fit_into_the_time_that_is_left() {
-        let seconds = Duration::from_secs;
-        let pause = |failures, left| retry_pause(failures, seconds(left), VISIBILITY).as_secs();
-        assert_eq!([pause(1, 20), pause(2, 19), pause(3, 17), pause(4, 13), pause(5, 8)], [1, 2, 4, 5, 5]);
-        assert_eq!([pause(5, 0), pause(6, 0), pause(u32::MAX, 0)], [16, 30, 30], "nothing is left to lose");
-        assert_eq!(retry_pause(1, seconds(1), seconds(1)), SHORTEST_PAUSE);
-        assert_eq!(retry_pause(9, seconds(1), seconds(1)), seconds(1) / 6);
     }
 
     #[tokio::test(start_paused = true)]

@@ -91,32 +91,6 @@ async fn renewals_that_hang_or_fail_are_repeated_and_do_not_hinder_others() {
     assert_eq!(receptions(&world), 1, "a message was received again while it was held");
 }
 
-#[tokio::test(start_paused = true)]
-async fn many_held_messages_do_not_flood_a_storage_that_refuses_their_renewals() {
-    let plan = FaultPlan::default();
-    let mut world = World::new();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
-    let (client, worker) = (world.client(), world.worker("w1").await);
-    for n in 0..40 {
-        start(&client, &format!("i{n}")).await;
-    }
-    for _ in 0..40 {
-        lock(&worker).await;
-    }
-    let refused = Rule::on("UpdateMessage", Effect::Answer(503, "ServerBusy"));
-    plan.add(refused.clone());
-    tokio::time::sleep(Duration::from_secs(25)).await;
-    let hidden = plan.fired();
-    assert!((40 * 3..=40 * 6).contains(&hidden), "while there is something to save: {hidden}");
-    plan.clear();
-    plan.add(Rule::on("GetMessages", Effect::HangBefore));
-    plan.add(refused);
-    tokio::time::sleep(MINUTE * 2).await;
-    let lost = plan.fired();
-    assert!(lost < 40 * 9, "later on: {lost}");
-    plan.clear();
-}
-
 // As SIGSTOP: nothing of the process runs, not even its clock is looked at, while its messages reappear.
 #[tokio::test(start_paused = true)]
 async fn a_process_that_was_paused_for_a_minute_does_not_overwrite_what_others_did() {
