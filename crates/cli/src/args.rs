@@ -423,9 +423,10 @@ pub struct CreateArgs {
 }
 
 /// A partition manager.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PartitionManager {
     /// Rows of a table; what provider 2.x does by default.
+    #[default]
     Table,
     /// Two lease blobs per partition; what provider 1.x does by default.
     Safe,

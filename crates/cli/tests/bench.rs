@@ -72,6 +72,7 @@ fn what_cannot_be_measured_is_refused() {
         &["--replay-here", "circle:10"][..],
         &["--scenario", "everything"],
         &["--instances", "0"],
+        &["--scenario", "balance", "--partition-manager", "fair"],
         &["--azurite", "--connection-string", "x"],
     ] {
         let status = run(arguments).status;

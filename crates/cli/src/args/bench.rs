@@ -1,5 +1,6 @@
 use clap::{Args, ValueEnum};
 
+use super::PartitionManager;
 pub use crate::bench::FleetCase;
 
 /// Options of `bench`.
@@ -11,6 +12,9 @@ pub struct BenchArgs {
     /// What happens in the fleet scenario; may be repeated [default: all]
     #[arg(long, value_enum, value_name = "CASE")]
     pub case: Vec<FleetCase>,
+    /// Who distributes the partitions in the fleet and balance scenarios
+    #[arg(long, value_enum, value_name = "MANAGER", default_value = "table")]
+    pub partition_manager: PartitionManager,
     /// Orchestrations of the throughput scenario
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub instances: u32,

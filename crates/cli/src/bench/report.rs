@@ -14,6 +14,7 @@ use super::replay::Replayed;
 use super::requests::{Purpose, Requests};
 use super::rig::Place;
 use super::throughput::Throughput;
+use crate::args::PartitionManager;
 use crate::table::Table;
 
 /// Collects results in the order of measurement.
@@ -191,13 +192,14 @@ impl Report {
             values.push(value);
         }
         let title = format!(
-            "Two worker processes, {}: 20 activities of 8 s, 8 chains of 60, 4 timers; stalled: silent {} s \
+            "Two worker processes, {}, {}: 20 activities of 8 s, 8 chains of 60, 4 timers; stalled: silent {} s \
              longer than an activity or a timer explains",
             place.name,
+            manager(place).1,
             STALL.as_secs()
         );
         self.section(&title, &table);
-        self.json.insert("fleet".to_owned(), json!({"store": place.name, "cases": values}));
+        self.json.insert("fleet".to_owned(), json!({"store": place.name, "partitionManager": manager(place).0, "cases": values}));
     }
 
     pub(super) fn balance(&mut self, place: &Place, all: &[Runs<Balanced>]) {
@@ -221,11 +223,12 @@ impl Report {
             values.push(with_range(value, "slowestSeconds", run.slowest(), runs));
         }
         let title = format!(
-            "Worker processes, {}: time until all partitions are owned and no worker has two more than another",
-            place.name
+            "Worker processes, {}, {}: time until all partitions are owned and no worker has two more than another",
+            place.name,
+            manager(place).1,
         );
         self.section(&title, &table);
-        self.json.insert("balance".to_owned(), json!({"store": place.name, "hubs": values}));
+        self.json.insert("balance".to_owned(), json!({"store": place.name, "partitionManager": manager(place).0, "hubs": values}));
     }
 
     fn section(&mut self, title: &str, table: &Table) {
@@ -236,6 +239,15 @@ impl Report {
     fn table(&mut self, table: &Table) {
         self.text.push('\n');
         self.text.push_str(&table.render());
+    }
+}
+
+/// Word and words for who distributes the partitions.
+fn manager(place: &Place) -> (&'static str, &'static str) {
+    match place.partition_manager {
+        PartitionManager::Table => ("table", "table manager"),
+        PartitionManager::Safe => ("safe", "safe manager"),
+        PartitionManager::Legacy => ("legacy", "legacy manager"),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::observe::{Observed, Waiting};
-use crate::args::{BenchArgs, CommonArgs};
+use crate::args::{BenchArgs, CommonArgs, PartitionManager};
 use crate::config::{Connection, Environment, HubConfig};
 use crate::console::Console;
 use crate::demo::Emulator;
@@ -36,6 +36,8 @@ pub(super) struct Place {
     /// Lives as long as it is needed.
     _emulator: Option<Emulator>,
     pub(super) hub: Option<TaskHubName>,
+    /// Who distributes the partitions among worker processes.
+    pub(super) partition_manager: PartitionManager,
     clock: Arc<dyn Clock>,
     /// Cancelled: stop measuring, but clean up.
     pub(super) interrupted: CancellationToken,
@@ -58,6 +60,7 @@ impl Place {
                 name: "Azurite",
                 connection: Some(emulator.connection_string().into()),
                 _emulator: Some(emulator),
+                partition_manager: args.partition_manager,
                 max_polling_interval: Duration::from_millis(250),
                 ..Self::embedded(hub, Arc::new(SystemClock), interrupted)
             });
@@ -68,6 +71,7 @@ impl Place {
             return Ok(Self {
                 name: "storage account",
                 connection: Some(config.connection),
+                partition_manager: args.partition_manager,
                 max_polling_interval: Duration::from_secs(1),
                 ..Self::embedded(hub, Arc::new(SystemClock), interrupted)
             });
@@ -86,6 +90,7 @@ impl Place {
             connection: None,
             _emulator: None,
             hub,
+            partition_manager: PartitionManager::default(),
             clock,
             interrupted,
             max_polling_interval: Duration::from_millis(100),

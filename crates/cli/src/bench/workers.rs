@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use taskhub_azure_storage::{AzureStorageSettings, Hub};
+use taskhub_azure_storage::{AzureStorageSettings, Hub, OwnershipState};
 use taskhub_core::{IdSource, RandomIds, TaskHubName};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -44,6 +44,7 @@ impl Fleet {
         let name = place.hub.clone().map_or_else(new_hub_name, Ok::<TaskHubName, anyhow::Error>)?;
         let mut settings = AzureStorageSettings::new(name.clone(), wire::worker_id());
         settings.partition_count = Some(partition_count);
+        settings.partition_manager = Some(place.partition_manager.into());
         let hub = wire::hub_in(wire::account(&connection)?, settings)?;
         if hub.detect().await?.is_some() {
             bail!("the measurement makes a task hub and deletes it, but this one exists. hub=`{name}`");
@@ -122,8 +123,8 @@ impl Fleet {
     /// How many partitions each worker owns that no other waits for.
     async fn owners(&self) -> Result<BTreeMap<String, u32>> {
         let mut owners = BTreeMap::new();
-        for row in self.hub.inspect().await?.partitions {
-            if let (Some(owner), None, false) = (row.current_owner, row.next_owner, row.is_draining) {
+        for partition in self.hub.inspect().await?.owners {
+            if let (OwnershipState::Owned, Some(owner)) = (partition.state, partition.owner) {
                 *owners.entry(owner.to_string()).or_default() += 1;
             }
         }
