@@ -23,6 +23,7 @@ use azurite_tests::process::Site;
 use crew::{Crew, Tally};
 use plan::{Blow, Dice, Planned, Then};
 use serde_json::json;
+use taskhub_azure_storage::{OwnershipState, PartitionManagerKind};
 use taskhub_client::{ClientError, Start, TaskHubClient};
 use taskhub_core::{ErrorKind, InstanceId};
 use taskhub_testkit::{TestHub, seed, seeded_ids};
@@ -51,30 +52,57 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_instances_survive_thirty_blows_to_their_workers() -> Result<()> {
-    on_a_hub(async |hub| fleet(hub, &FULL, &[]).await).await
+    on_a_hub(async |hub| fleet(hub, &FULL, PartitionManagerKind::Table).await).await
 }
 
-async fn fleet(hub: &TestHub, size: &Size, options: &[String]) -> Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "nightly: takes minutes"]
+async fn five_hundred_instances_survive_thirty_blows_with_the_safe_partition_manager() -> Result<()> {
+    on_a_hub(async |hub| fleet(hub, &FULL, PartitionManagerKind::Safe).await).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "nightly: takes minutes"]
+async fn five_hundred_instances_survive_thirty_blows_with_the_legacy_partition_manager() -> Result<()> {
+    on_a_hub(async |hub| fleet(hub, &FULL, PartitionManagerKind::Legacy).await).await
+}
+
+/// Three fleets at once are more than a small machine carries.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn fleet(hub: &TestHub, size: &Size, manager: PartitionManagerKind) -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().await;
     let seed = seed();
     let dice = Dice(seeded_ids(seed));
     let planned = Arc::new(plan::instances(&dice, size.instances, size.window));
     let blows = plan::blows(&dice, size.kills, size.terms, size.window);
     let site = Arc::new(Site::new(hub.name(), &json!({"maxQueuePollingInterval": "00:00:01"}))?);
+    create(hub, size, manager).await?;
     let fleet = Fleet { hub, site: site.clone(), begun: Instant::now(), tally: Arc::default() };
-    let ended = fleet.run(size, options, &planned, blows).await;
+    let ended = fleet.run(size, &planned, blows).await;
     drop(fleet);
     match ended {
         Ok(report) => {
             // Past the test harness, which would hide it.
-            writeln!(std::io::stderr(), "fleet: seed {seed}: {report}")?;
+            writeln!(std::io::stderr(), "fleet: {manager} manager, seed {seed}: {report}")?;
         }
         Err(error) => bail!(
-            "seed {seed}, logs of the workers in {}, hub {}: {error:#}",
+            "{manager} manager, seed {seed}, logs of the workers in {}, hub {}: {error:#}",
             site.directory().display(),
             hub.name()
         ),
     }
     Arc::into_inner(site).context("somebody still uses the directory")?.remove()
+}
+
+/// Before the workers, who find out themselves what hub it is.
+async fn create(hub: &TestHub, size: &Size, manager: PartitionManagerKind) -> Result<()> {
+    let mut creator = hub.open("creator")?;
+    let settings = Arc::make_mut(&mut creator.settings);
+    settings.partition_count = Some(size.partitions);
+    settings.partition_manager = Some(manager);
+    creator.create().await?;
+    Ok(())
 }
 
 struct Fleet<'a> {
@@ -85,16 +113,9 @@ struct Fleet<'a> {
 }
 
 impl Fleet<'_> {
-    async fn run(
-        &self,
-        size: &Size,
-        options: &[String],
-        planned: &Arc<Vec<Planned>>,
-        blows: Vec<Blow>,
-    ) -> Result<String> {
+    async fn run(&self, size: &Size, planned: &Arc<Vec<Planned>>, blows: Vec<Blow>) -> Result<String> {
         let client = self.hub.client()?;
-        let options = [options, &["--partition-count".to_owned(), size.partitions.to_string()]].concat();
-        let crew = Crew::start(&self.site, size.workers, &options, &self.tally);
+        let crew = Crew::start(&self.site, size.workers, &self.tally);
         let mut lives = JoinSet::new();
         for index in 0..planned.len() {
             let (client, planned, begun) = (client.clone(), planned.clone(), self.begun);
@@ -214,7 +235,8 @@ impl Fleet<'_> {
             );
         }
         let seen = self.hub.open("observer")?.inspect().await?;
-        let owned: Vec<_> = seen.partitions.iter().filter(|row| row.current_owner.is_some()).collect();
+        ensure!(seen.owners.len() == size.partitions as usize, "partitions: {:?}", seen.owners);
+        let owned: Vec<_> = seen.owners.iter().filter(|one| one.state != OwnershipState::Free).collect();
         ensure!(owned.is_empty(), "not handed back: {owned:?}");
         Ok(())
     }

@@ -53,14 +53,13 @@ pub(crate) struct Tally {
 
 impl Crew {
     /// Starts the workers.
-    pub(crate) fn start(site: &Arc<Site>, size: usize, options: &[String], tally: &Arc<Tally>) -> Self {
+    pub(crate) fn start(site: &Arc<Site>, size: usize, tally: &Arc<Tally>) -> Self {
         let place = |index| {
             let (orders, received) = mpsc::channel(1);
             let (life, seen) = watch::channel(Life::Starting);
             let keeper = Keeper {
                 site: site.clone(),
                 name: format!("worker-{index}"),
-                options: options.to_vec(),
                 orders: received,
                 life,
                 tally: tally.clone(),
@@ -114,7 +113,6 @@ impl Crew {
 struct Keeper {
     site: Arc<Site>,
     name: String,
-    options: Vec<String>,
     orders: mpsc::Receiver<Order>,
     life: watch::Sender<Life>,
     tally: Arc<Tally>,
@@ -131,8 +129,7 @@ impl Keeper {
         let (mut id, mut generation) = (self.name.clone(), 0);
         loop {
             self.life.send_replace(Life::Starting);
-            let options: Vec<_> = self.options.iter().map(String::as_str).collect();
-            let worker = self.site.start(&id, &format!("{}-{generation}", self.name), &options)?;
+            let worker = self.site.start(&id, &format!("{}-{generation}", self.name), &[])?;
             match self.attend(worker).await? {
                 Next::Nobody => return Ok(()),
                 Next::Successor { keeps_id: true } => {}

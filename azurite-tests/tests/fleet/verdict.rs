@@ -247,7 +247,7 @@ pub(crate) async fn evidence(hub: &TestHub, ids: &[String]) -> Result<String> {
         }
     }
     let seen = hub.open("observer")?.inspect().await?;
-    for partition in &seen.partitions {
+    for partition in &seen.owners {
         let _ = writeln!(text, "partition {partition:?}");
     }
     for queue in &hub.take().await?.queues {

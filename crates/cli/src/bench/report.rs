@@ -199,7 +199,10 @@ impl Report {
             STALL.as_secs()
         );
         self.section(&title, &table);
-        self.json.insert("fleet".to_owned(), json!({"store": place.name, "partitionManager": manager(place).0, "cases": values}));
+        self.json.insert(
+            "fleet".to_owned(),
+            json!({"store": place.name, "partitionManager": manager(place).0, "cases": values}),
+        );
     }
 
     pub(super) fn balance(&mut self, place: &Place, all: &[Runs<Balanced>]) {
@@ -228,7 +231,10 @@ impl Report {
             manager(place).1,
         );
         self.section(&title, &table);
-        self.json.insert("balance".to_owned(), json!({"store": place.name, "partitionManager": manager(place).0, "hubs": values}));
+        self.json.insert(
+            "balance".to_owned(),
+            json!({"store": place.name, "partitionManager": manager(place).0, "hubs": values}),
+        );
     }
 
     fn section(&mut self, title: &str, table: &Table) {
