@@ -36,6 +36,8 @@ direction() {
   never taskhub-core 'tokio.*|reqwest|azure_.*|serde|serde_derive|serde_json|taskhub-(storage|replay).*|'"$above" || ok=1
   # Replay is pure.
   never taskhub-replay 'tokio.*|reqwest|azure_.*|taskhub-storage|'"$above" || ok=1
+  # So are entities: bytes in, bytes out.
+  never taskhub-entities 'tokio.*|reqwest|azure_.*|taskhub-(storage|replay)|'"$above" || ok=1
   # Storage knows nothing of task hubs, the layout nothing of what runs on it.
   never taskhub-storage "taskhub-replay|$above" || ok=1
   never taskhub-azure-storage 'taskhub(-(replay|client|worker|cli|http|sidecar|testkit))?|azurite-tests' || ok=1

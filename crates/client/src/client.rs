@@ -64,9 +64,8 @@ impl TaskHubClient {
         self.ids.guid().simple().to_string()
     }
 
-    /// A new random GUID with hyphens, the form of ids of requests to entities.
-    pub(crate) fn new_hyphenated_guid(&self) -> String {
-        self.ids.guid().to_string()
+    pub(crate) fn ids(&self) -> &dyn IdSource {
+        &*self.ids
     }
 
     /// The current time of the client's clock.

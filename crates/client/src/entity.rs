@@ -1,91 +1,26 @@
 //! Entities as clients use them. Their messages and rows are those of DTFx's own entities.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
 use taskhub_core::{
     EventKind, HistoryEvent, InstanceFetch, InstanceId, InstanceQuery, OrchestrationInstance,
     OrchestrationState, OrchestrationStatus, Timestamp,
+};
+pub use taskhub_entities::EntityId;
+use taskhub_entities::{
+    EntityStatus, InvalidEntityId, ORPHANED_LOCK, REORDER_WINDOW, ReleaseMessage, RequestMessage,
+    SchedulerState, event_name,
 };
 use tokio::time::Instant;
 
 use crate::{ClientError, Operation, TaskHubClient};
 
-/// Longest delay of one message to an entity; what is due later hops.
-/// Source: Azure/durabletask, `AzureStorageOrchestrationService.EntityBackendProperties.MaximumSignalDelayTime`.
-const MAX_SIGNAL_DELAY: Duration = Duration::from_secs(6 * 24 * 3600);
-/// How long an empty entity is kept: until then a message sent before its deletion may still come.
-/// Source: same, `EntityMessageReorderWindow`.
-const REORDER_WINDOW: Duration = Duration::from_secs(30 * 60);
 /// How long one call cleans. Source: Azure/durabletask, `EntityTrackingStoreQueries.CleanEntityStorageAsync`.
 const CLEANING_TIME: Duration = Duration::from_secs(5);
 /// How long empty pages are followed. Source: Azure/durabletask, `EntityTrackingStoreQueries`.
 const EMPTY_PAGES_TIME: Duration = Duration::from_millis(100);
 /// Entities per page when the caller does not say. Source: Azure/durabletask, `EntityQuery.PageSize`.
 const DEFAULT_PAGE_SIZE: u32 = 100;
-
-/// Name and key of an entity. Names ignore case and are kept in lower case; keys do not.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntityId {
-    name: String,
-    key: String,
-}
-
-impl EntityId {
-    /// An entity; its key may be empty.
-    ///
-    /// # Errors
-    /// `Invalid`: no name, a name with `@`, or one of `/ \ # ?` or a control character in either.
-    pub fn new(name: &str, key: impl Into<String>) -> Result<Self, ClientError> {
-        let (name, key) = (name.to_lowercase(), key.into());
-        if name.trim().is_empty() {
-            return Err(ClientError::Blank { argument: "entity name" });
-        }
-        let reserved = |c: char| matches!(c, '/' | '\\' | '#' | '?') || c.is_control();
-        if name.contains('@') || name.contains(reserved) || key.contains(reserved) {
-            return Err(ClientError::BadEntityId);
-        }
-        Ok(Self { name, key })
-    }
-
-    /// The name, in lower case.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The key.
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// The instance that is the entity: `@{name}@{key}`.
-    pub fn instance_id(&self) -> InstanceId {
-        InstanceId::new(self.to_string())
-    }
-
-    /// The entity that an instance is; `None` for other instances. Names are left as they are.
-    pub fn of_instance(instance_id: &InstanceId) -> Option<Self> {
-        let (name, key) = instance_id.as_str().strip_prefix('@')?.split_once('@')?;
-        (!name.is_empty()).then(|| Self { name: name.to_owned(), key: key.to_owned() })
-    }
-}
-
-impl fmt::Display for EntityId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "@{}@{}", self.name, self.key)
-    }
-}
-
-impl FromStr for EntityId {
-    type Err = ClientError;
-    /// From `@name@key`.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = Self::of_instance(&InstanceId::new(text)).ok_or(ClientError::BadEntityId)?;
-        Self::new(&found.name, found.key)
-    }
-}
 
 /// What storage tells of an entity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,32 +110,17 @@ impl TaskHubClient {
     ) -> Result<(), ClientError> {
         let now = self.now();
         let due = due.filter(|due| *due > now);
-        let mut request = Map::new();
-        request.insert("op".into(), operation.into());
-        request.insert("signal".into(), true.into());
-        if let Some(input) = input {
-            request.insert("input".into(), input.into());
-        }
-        request.insert("id".into(), self.new_hyphenated_guid().into());
-        if let Some(due) = due {
-            request.insert("due".into(), due.to_iso().into());
-        }
-        let unsorted = Timestamp::MIN.to_iso();
-        request.insert("Timestamp".into(), unsorted.as_str().into());
-        request.insert("Predecessor".into(), unsorted.into());
-        request.insert("IsLockRequest".into(), false.into());
-        request.insert("createTrace".into(), false.into());
-        let name = match due {
-            Some(due) => format!("op@{}", due.min(now + MAX_SIGNAL_DELAY).to_round_trip()),
-            None => "op".to_owned(),
-        };
-        self.send_to_entity(id, &name, Value::Object(request)).await
+        let request = RequestMessage::signal(self.ids().guid(), operation, input);
+        let request = RequestMessage { due_at: due, ..request };
+        let name =
+            due.map_or_else(|| event_name::REQUEST.to_owned(), |due| event_name::request_due(due, now));
+        self.send_to_entity(id, &name, request.to_json()).await
     }
 
-    async fn send_to_entity(&self, id: &EntityId, name: &str, content: Value) -> Result<(), ClientError> {
+    async fn send_to_entity(&self, id: &EntityId, name: &str, content: String) -> Result<(), ClientError> {
         let kind = EventKind::EventRaised {
             name: Some(name.to_owned()),
-            input: Some(content.to_string()),
+            input: Some(content),
             parent_trace_context: None,
         };
         let event = HistoryEvent::message(self.now(), kind);
@@ -294,8 +214,8 @@ impl TaskHubClient {
         if let Some(owner) = entity.locked_by.as_ref().filter(|_| what.release_orphaned_locks) {
             let status = self.state(owner, InstanceFetch::NONE).await?.and_then(|state| state.status);
             if !matches!(status, Some(OrchestrationStatus::Running | OrchestrationStatus::Suspended)) {
-                let release = json!({ "parent": owner.as_str(), "id": "fix-orphaned-lock" });
-                self.send_to_entity(&entity.id, "release", release).await?;
+                let release = ReleaseMessage::new(owner.as_str(), ORPHANED_LOCK);
+                self.send_to_entity(&entity.id, event_name::RELEASE, release.to_json()).await?;
                 cleaned.released += 1;
             }
             return Ok(());
@@ -322,26 +242,30 @@ impl TaskHubClient {
 /// Differs: DTFx looks for the text `entityExists` anywhere in the status, so that `false` counts as true.
 fn entity_of(row: &OrchestrationState, with_state: bool) -> Option<EntityState> {
     let id = EntityId::of_instance(&row.instance.instance_id)?;
-    let parse = |text: &Option<String>| -> Value {
-        text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
-    };
-    let status = parse(&row.custom_status);
-    let mut exists = status.get("entityExists").and_then(Value::as_bool).unwrap_or_default();
+    let status = row.custom_status.as_deref().and_then(|text| EntityStatus::from_json(text).ok());
+    let status = status.unwrap_or_default();
     let mut state = None;
     if with_state {
-        let scheduler = parse(&row.input);
-        state = scheduler.get("state").and_then(Value::as_str).map(str::to_owned);
-        // Durable Functions' in-process entities say so expressly.
-        exists = state.is_some() && scheduler.get("exists").and_then(Value::as_bool).unwrap_or(true);
+        let scheduler = row.input.as_deref().and_then(|text| SchedulerState::from_json(text).ok());
+        state = scheduler.and_then(|scheduler| scheduler.state);
     }
     Some(EntityState {
         id,
-        exists,
-        state: state.filter(|_| exists),
+        exists: if with_state { state.is_some() } else { status.entity_exists },
+        state,
         last_operation_at: row.created_at,
-        queue_size: status.get("queueSize").and_then(Value::as_u64).unwrap_or_default(),
-        locked_by: status.get("lockedBy").and_then(Value::as_str).filter(|s| !s.is_empty()).map(Into::into),
+        queue_size: status.queue_size,
+        locked_by: status.locked_by.filter(|owner| !owner.is_empty()).map(Into::into),
     })
+}
+
+impl From<InvalidEntityId> for ClientError {
+    fn from(error: InvalidEntityId) -> Self {
+        match error {
+            InvalidEntityId::NoName => Self::Blank { argument: "entity name" },
+            _ => Self::BadEntityId,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -353,22 +277,6 @@ mod tests {
 
     fn id(text: &str) -> EntityId {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn names_ignore_case_and_keys_do_not() {
-        let counter = EntityId::new("Counter", "A@b").unwrap();
-        assert_eq!(counter.to_string(), "@counter@A@b");
-        assert_eq!(id("@Counter@A@b"), counter);
-        assert_eq!(id("@counter@").key(), "");
-        for (name, key) in
-            [("", "a"), ("a@b", "c"), ("a", "b/c"), ("a", "b\\"), ("a", "#"), ("a", "?"), ("a", "\n")]
-        {
-            assert!(EntityId::new(name, key).is_err(), "{name} {key:?}");
-        }
-        for text in ["counter@a", "@counter", "@@a", ""] {
-            assert!(text.parse::<EntityId>().is_err(), "{text}");
-        }
     }
 
     /// The second one is a message of DTFx 2.9.1, but for its id.

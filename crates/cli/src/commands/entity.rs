@@ -1,7 +1,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use taskhub_client::json::functions::payload;
-use taskhub_client::{CleanEntities, EntityId, EntityQuery, EntityState};
+use taskhub_client::{CleanEntities, ClientError, EntityId, EntityQuery, EntityState};
 
 use super::Session;
 use crate::args::{CleanArgs, EntityArgs, EntityCommand, ListEntitiesArgs, OutputForm, SignalArgs};
@@ -19,7 +19,7 @@ impl Session<'_> {
     }
 
     async fn signal_entity(&mut self, args: SignalArgs) -> Result<Exit> {
-        let id = EntityId::new(&args.entity.name, args.entity.key)?;
+        let id = EntityId::new(&args.entity.name, args.entity.key).map_err(ClientError::from)?;
         let input = args.input.map(|i| argument::parse(&i, args.raw_string, &self.directory)).transpose()?;
         self.client.signal_entity(&id, &args.op, input, args.at.map(|t| t.0)).await?;
         self.console.say(&format!("Sent signal '{}' to entity '{id}'.", args.op))?;
@@ -34,7 +34,7 @@ impl Session<'_> {
 
     /// Shows the state of an entity as a JSON document. A missing one is no failure, as with instances.
     async fn get_entity(&mut self, args: EntityArgs) -> Result<Exit> {
-        let id = EntityId::new(&args.name, args.key)?;
+        let id = EntityId::new(&args.name, args.key).map_err(ClientError::from)?;
         let found = self.client.read_entity(&id).await?;
         match (found, self.console.form) {
             (Some(entity), None) => self.console.json(&payload(entity.state.as_deref()))?,

@@ -28,7 +28,7 @@ impl Call {
         let key = if key == EMPTY_KEY { "" } else { key };
         let id = match EntityId::new(name, key) {
             Ok(id) => id,
-            Err(error) => return self.failed(&error),
+            Err(error) => return self.failed(&error.into()),
         };
         match self.hub.client.read_entity(&id).await {
             Ok(Some(entity)) => reply::json(StatusCode::OK, &payload(entity.state.as_deref())),
@@ -65,7 +65,7 @@ impl Call {
     async fn signal_entity(self, name: &str, key: String, body: Body) -> Response {
         let id = match EntityId::new(name, key) {
             Ok(id) => id,
-            Err(error) => return self.failed(&error),
+            Err(error) => return self.failed(&error.into()),
         };
         let operation = match self.method {
             Method::DELETE => "delete".to_owned(),
