@@ -153,10 +153,6 @@ impl OrchestrationServiceClient for AzureStorageClient {
         self.tracking.purge(instance_id, PurgeOnly::Finished).await
     }
 
-    async fn first_list_key(&self, from: &str, before: Option<&str>) -> Result<Option<String>, ServiceError> {
-        self.tracking.first_key(from, before).await
-    }
-
     fn list_key(&self, instance_id: &InstanceId) -> String {
         key::escape(instance_id.as_str())
     }

@@ -273,12 +273,6 @@ impl OrchestrationServiceClient for FakeService {
         instance_id.to_string()
     }
 
-    async fn first_list_key(&self, from: &str, before: Option<&str>) -> Result<Option<String>, ServiceError> {
-        let memory = self.0.lock().unwrap();
-        let first = memory.states.range(from.to_owned()..).next().map(|(key, _)| key.clone());
-        Ok(first.filter(|key| before.is_none_or(|before| key.as_str() < before)))
-    }
-
     async fn purge_instance(&self, instance_id: &InstanceId) -> Result<PurgeResult, ServiceError> {
         let removed = self.0.lock().unwrap().states.remove(instance_id.as_str()).is_some();
         Ok(PurgeResult { instances: u64::from(removed), rows: 0, blobs: 0 })

@@ -244,7 +244,4 @@ pub trait OrchestrationServiceClient: Send + Sync {
 
     /// The key by which lists order an instance; keys compare by their UTF-16 units.
     fn list_key(&self, instance_id: &InstanceId) -> String;
-
-    /// The first key in a range of lists, whatever its instance is like; `None` when there is none.
-    async fn first_list_key(&self, from: &str, before: Option<&str>) -> Result<Option<String>, ServiceError>;
 }

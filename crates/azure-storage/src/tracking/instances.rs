@@ -397,37 +397,6 @@ impl TrackingStore {
         Ok(InstancePage { instances, continuation: page.continuation })
     }
 
-    /// The first key of the Instances table in a range, as [`key::escape`] makes them; `None` when it is
-    /// empty.
-    pub(crate) async fn first_key(
-        &self,
-        from: &str,
-        before: Option<&str>,
-    ) -> Result<Option<String>, ServiceError> {
-        let range = InstanceQuery {
-            key_from: Some(from.to_owned()),
-            key_before: before.map(str::to_owned),
-            ..InstanceQuery::default()
-        };
-        let mut query = TableQuery {
-            filter: instance_row::filter(&range),
-            select: vec!["PartitionKey".to_owned()],
-            top: Some(1),
-            continuation: None,
-        };
-        loop {
-            match self.hub.account.tables.query(&self.hub.names.instances_table(), &query).await {
-                Ok(page) => match (page.entities.into_iter().next(), page.continuation) {
-                    (Some(row), _) => return Ok(Some(row.partition_key)),
-                    (None, None) => return Ok(None),
-                    (None, next) => query.continuation = next,
-                },
-                Err(e) if e.kind() == storage::ErrorKind::NotFound => return Ok(None),
-                Err(e) => return Err(self.hub.failed("cannot list instances", e)),
-            }
-        }
-    }
-
     /// The state of a row, with large input and output downloaded.
     async fn resolved(&self, mut row: Entity) -> Result<OrchestrationState, ServiceError> {
         if self.hub.settings.fetch_large_message_data_enabled {
