@@ -22,6 +22,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod batch;
+mod episode;
 pub mod event_name;
 mod id;
 mod json;
@@ -34,6 +36,8 @@ mod sorter;
 mod time;
 mod trace;
 
+pub use batch::{BatchResult, EntityAction, OperationRequest};
+pub use episode::{Batch, Entity, EntityError, EntitySettings, Unreadable};
 pub use id::{EntityId, InvalidEntityId};
 pub use json::WireError;
 pub use limits::{MAX_SIGNAL_DELAY, REORDER_WINDOW};

@@ -97,9 +97,13 @@ impl MessageSorter {
 
     /// Takes a request in and returns those that are due, in order: none while others are missing, or for a
     /// duplicate. Requests of clients and locks that another entity forwards come as they come.
+    ///
+    /// Differs: so does what a sender did not stamp (Durable Functions with a reorder window of zero). DTFx takes
+    /// it for a duplicate as long as no stamped message has come.
     pub fn receive_in_order(&mut self, message: RequestMessage) -> Vec<RequestMessage> {
         let mut deliverable = Vec::new();
-        let Some(parent) = message.parent_instance_id.clone().filter(|_| message.position == 0) else {
+        let is_sorted = message.position == 0 && !message.timestamp.is_min();
+        let Some(parent) = message.parent_instance_id.clone().filter(|_| is_sorted) else {
             return vec![message];
         };
         let collect_at = self.receive_horizon.at() + REORDER_WINDOW + MIN_INTERVAL_BETWEEN_COLLECTIONS;

@@ -79,12 +79,13 @@ fn a_new_execution_of_the_sender_begins_anew() {
 }
 
 #[test]
-fn requests_of_clients_and_forwarded_locks_come_as_they_come() {
+fn requests_without_stamps_and_forwarded_locks_come_as_they_come() {
     let mut sorter = MessageSorter::default();
     let client = RequestMessage::signal(Uuid::nil(), "x", None);
     let mut lock = sent(None, &[now(); 2]).remove(1);
     lock.position = 1;
-    for message in [&client, &client, &lock, &lock] {
+    let unsorted = client.clone().from_instance("A", Some("e".into()));
+    for message in [&client, &client, &lock, &lock, &unsorted, &unsorted] {
         assert_ne!(receive(&mut sorter, message), "");
     }
     assert_eq!(sorter, MessageSorter::default());
