@@ -4,10 +4,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use taskhub_core::{
-    ActionKind, ExecutionId, InstanceId, OrchestrationInstance, ParentInstance, Tags, Timestamp,
+    ActionKind, ExecutionId, FIRE_AND_FORGET_TAG, InstanceId, OrchestrationInstance, ParentInstance, Tags, Timestamp,
 };
 use uuid::Uuid;
 
+use crate::failure::rejected;
 use crate::machine::{Call, Shared};
 use crate::payload::to_activity_input;
 use crate::task::{EventWait, EventWaitWithTimeout, RawTask, Slot, Task, Timer};
@@ -68,6 +69,10 @@ pub struct OrchestrationContext {
 impl OrchestrationContext {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Id of this instance.
@@ -208,12 +213,19 @@ impl OrchestrationContext {
     }
 
     /// Runs another orchestration on serialised values.
+    ///
+    /// Fails at once in a critical section ([`TaskKind::Rejected`](crate::TaskKind)).
     pub fn call_sub_orchestration_raw(
         &self,
         name: &str,
         input: Option<String>,
         options: SubOrchestrationOptions,
     ) -> RawTask {
+        let is_forgotten =
+            options.tags.as_ref().is_some_and(|tags| tags.get(FIRE_AND_FORGET_TAG).is_some());
+        if let Some(rule) = self.shared.lock().may_call_orchestration().err().filter(|_| !is_forgotten) {
+            return RawTask(rejected(name, &rule));
+        }
         let call = Call::SubOrchestration {
             name: name.to_owned(),
             version: Some(options.version.unwrap_or_default()),

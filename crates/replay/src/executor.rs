@@ -161,7 +161,10 @@ impl Execution {
             }
             EventKind::ExecutionTerminated { input } => {
                 let completion = CompletionAction::new(OrchestrationStatus::Terminated, input.clone());
-                shared.lock().end(completion);
+                let mut machine = shared.lock();
+                // Differs: in DTFx a terminated orchestration keeps its locks until somebody cleans the hub.
+                machine.release_locks(&shared.started.instance.instance_id);
+                machine.end(completion);
             }
             _ if shared.lock().is_suspended => shared.lock().queued.push_back(event.clone()),
             _ => self.dispatch(&shared, event)?,
@@ -179,8 +182,10 @@ impl Execution {
             }
             EventKind::TimerCreated { .. } if event.event_id == SPLIT_TIMER_ID => {}
             EventKind::TimerCreated { .. } => match_timer(&mut shared.lock(), event.event_id)?,
-            EventKind::EventSent { name, instance_id, .. } => {
-                match_event_sent(&mut shared.lock(), event.event_id, name, instance_id.as_str())?;
+            EventKind::EventSent { name, instance_id, input } => {
+                let mut machine = shared.lock();
+                match_event_sent(&mut machine, event.event_id, name, instance_id.as_str())?;
+                machine.confirm_request(event.event_id, instance_id, input.as_deref());
             }
             EventKind::TaskCompleted { task_scheduled_id, result }
             | EventKind::SubOrchestrationInstanceCompleted { task_scheduled_id, result } => {
@@ -199,6 +204,7 @@ impl Execution {
                         OpenKind::Activity | OpenKind::Timer => TaskKind::Activity,
                     },
                     name: task.name.clone(),
+                    entity: None,
                     version: task.version.clone(),
                     schedule_id: *task_scheduled_id,
                     message: reason.clone().unwrap_or_default(),
@@ -209,7 +215,8 @@ impl Execution {
             EventKind::TimerFired { timer_id, .. } => self.complete(shared, *timer_id, |_| Ok(None)),
             EventKind::EventRaised { name, .. } => {
                 let name = name.as_deref().unwrap_or_default();
-                shared.lock().raise_event(name, event, self.settings.event_behaviour);
+                let own = &shared.started.instance.instance_id;
+                shared.lock().raise_event(name, event, self.settings.event_behaviour, own);
                 self.run();
             }
             // Marks, completions of the instance, rewound rows: nothing for the orchestrator.
@@ -263,10 +270,16 @@ impl Execution {
         ));
     }
 
+    /// Locks that are still held are released here, as soon as the code has ended and before its end is
+    /// recorded. Source: microsoft/durabletask-dotnet, `TaskOrchestrationShim.Execute`.
     fn finish(&mut self, result: Result<Option<String>, OrchestratorError>) {
         // Dropping the body cancels its timers and ends its waits. A panic there changes nothing.
         let body = self.body.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(body)));
+        // Locks that the body has leaked.
+        if let Some(shared) = &self.shared {
+            shared.lock().leave_sections(&shared.started.instance.instance_id);
+        }
         self.outcome = Some(result);
     }
 
@@ -301,6 +314,10 @@ impl Execution {
     fn fail(&mut self, error: &NonDeterminism) {
         tracing::warn!(%error, "orchestrator does not follow its history");
         self.failed = true;
+        // Differs: as above, DTFx keeps the locks.
+        if let Some(shared) = &self.shared {
+            shared.lock().release_locks(&shared.started.instance.instance_id);
+        }
         self.fail_with(error);
     }
 

@@ -1,11 +1,16 @@
 //! Failures of activities, sub-orchestrations and orchestrators, in the three forms .NET workers use.
 
+mod entity;
+
 use std::error::Error;
 use std::fmt;
 use std::ops::Deref;
 
 use serde_json::{Map, Value, json};
 use taskhub_core::FailureDetails;
+use taskhub_entities::EntityId;
+
+pub(crate) use entity::{entity_result, locking_error, rejected};
 
 /// Any error of user code. `?` converts from every error type and from text; use [`ApplicationError`] to
 /// choose the type name that other workers see, and return a [`TaskFailure`] to pass a failure on.
@@ -40,6 +45,9 @@ const GENERIC_TYPE: &str = "System.Exception";
 /// Source: Azure/durabletask, `NonDeterministicOrchestrationException`.
 const NON_DETERMINISM_TYPE: &str = "DurableTask.Core.Exceptions.NonDeterministicOrchestrationException";
 const TASK_FAILED_TYPE: &str = "DurableTask.Core.Exceptions.TaskFailedException";
+/// Source: microsoft/durabletask-dotnet, `EntityOperationFailedException`.
+const ENTITY_FAILED_TYPE: &str = "Microsoft.DurableTask.Entities.EntityOperationFailedException";
+const INVALID_OPERATION_TYPE: &str = "System.InvalidOperationException";
 const SUB_ORCHESTRATION_FAILED_TYPE: &str = "DurableTask.Core.Exceptions.SubOrchestrationFailedException";
 /// Longest chain of causes that is read or written.
 const MAX_CAUSES: usize = 32;
@@ -131,11 +139,15 @@ pub enum TaskKind {
     Activity,
     /// A sub-orchestration.
     SubOrchestration,
+    /// An operation of an entity.
+    Entity,
     /// Nothing ran or everything succeeded, but the input or the result is not JSON of the right type.
     Payload,
+    /// Nothing was asked for: such a call cannot be, or a rule of critical sections forbids it.
+    Rejected,
 }
 
-/// A failed call of an activity or a sub-orchestration; its members are those of [`FailedTask`].
+/// A failed call of an activity, a sub-orchestration or an entity; its members are those of [`FailedTask`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskFailure(Box<FailedTask>);
 
@@ -144,8 +156,10 @@ pub struct TaskFailure(Box<FailedTask>);
 pub struct FailedTask {
     /// What failed.
     pub kind: TaskKind,
-    /// Its name.
+    /// Its name; that of the operation, for an entity.
     pub name: String,
+    /// The entity, if it was one.
+    pub entity: Option<EntityId>,
     /// Its version.
     pub version: Option<String>,
     /// Sequence id of the call.
@@ -181,7 +195,9 @@ impl TaskFailure {
         match self.kind {
             TaskKind::Activity => TASK_FAILED_TYPE,
             TaskKind::SubOrchestration => SUB_ORCHESTRATION_FAILED_TYPE,
+            TaskKind::Entity => ENTITY_FAILED_TYPE,
             TaskKind::Payload => GENERIC_TYPE,
+            TaskKind::Rejected => INVALID_OPERATION_TYPE,
         }
     }
 }
@@ -299,6 +315,9 @@ fn failure_details(error: &(dyn Error + 'static), depth: usize) -> FailureDetail
     let error_message = match error.downcast_ref::<TaskFailure>().map(|failure| &*failure.0) {
         Some(FailedTask { kind: TaskKind::Activity, name, schedule_id, message, .. }) => {
             format!("Task '{name}' (#{schedule_id}) failed with an unhandled exception: {message}")
+        }
+        Some(FailedTask { kind: TaskKind::Entity, name, entity: Some(entity), message, .. }) => {
+            format!("Operation '{name}' of entity '{entity}' failed: {message}")
         }
         _ => error.to_string(),
     };

@@ -46,6 +46,7 @@
 mod context;
 mod decisions;
 mod definition;
+mod entity;
 mod episode;
 mod executor;
 mod failure;
@@ -66,6 +67,7 @@ pub use definition::{
     ActivityDefinition, OrchestrationDefinition, Orchestrator, OrchestratorFuture, orchestrator,
     raw_orchestrator,
 };
+pub use entity::{EntityLock, EntityOperation, LockRequest};
 pub use episode::{
     Episode, EpisodeError, EpisodeExecutor, EpisodeOutcome, EpisodeSettings, EpisodeStep, Turn, run_episode,
 };
@@ -86,6 +88,7 @@ pub use settings::{
 };
 pub use state::{DuplicateStart, RuntimeState};
 pub use task::{EventWait, EventWaitWithTimeout, RawTask, Task, Timer};
+pub use taskhub_entities::{EntityId, InvalidEntityId};
 pub use versioning::{VersionFailure, VersionMatch, VersioningSettings};
 
 /// Not part of the interface: what the macros expand to.

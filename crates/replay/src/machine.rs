@@ -1,5 +1,6 @@
 //! The state behind an orchestration context: ids, decisions, open tasks, external events.
 
+mod entities;
 mod events;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -18,7 +19,10 @@ use crate::{
     TaskFailure,
 };
 
+pub(crate) use entities::LockRule;
 pub(crate) use events::same_name;
+
+use entities::Entities;
 
 /// What the context and the executor of one generation share.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ pub(crate) struct Machine {
     continue_as_new: Option<CompletionAction>,
     /// Whether the buffered events go with the request.
     preserve_events: bool,
+    entities: Entities,
 }
 
 /// A call as it was made, to be made again.
@@ -134,6 +139,7 @@ impl Shared {
             next_event: 0,
             continue_as_new: None,
             preserve_events: false,
+            entities: Entities::default(),
         };
         Self { started, settings, machine: Mutex::new(machine) }
     }
@@ -330,6 +336,7 @@ impl Machine {
     /// Differs: a request to continue as new stays. DTFx forgets it between the episodes of an extended
     /// session, where a replay would find it again.
     pub(crate) fn take_decisions(&mut self) -> BTreeMap<i32, ActionKind> {
+        self.forget_unconfirmed();
         std::mem::take(&mut self.pending)
     }
 
@@ -346,7 +353,7 @@ impl Machine {
     }
 
     pub(crate) fn has_open_tasks(&self) -> bool {
-        !self.open.is_empty()
+        !self.open.is_empty() || self.awaits_locks()
     }
 
     /// Decides a call. A child that is tagged as one to forget reports nothing: its target comes back.

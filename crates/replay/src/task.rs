@@ -77,7 +77,7 @@ impl Slot {
     }
 
     /// The outcome stays, so a future that is awaited again is ready again.
-    fn poll(&self, cx: &Context<'_>) -> Poll<Arc<Outcome>> {
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Arc<Outcome>> {
         let mut state = self.lock();
         match &state.outcome {
             Some(outcome) => Poll::Ready(outcome.clone()),
@@ -117,6 +117,7 @@ fn payload_failure(name: &str, error: &PayloadError) -> TaskFailure {
     TaskFailure::from(FailedTask {
         kind: TaskKind::Payload,
         name: name.to_owned(),
+        entity: None,
         version: None,
         schedule_id: -1,
         message: error.to_string(),

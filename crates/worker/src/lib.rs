@@ -67,7 +67,8 @@ pub use taskhub_core::{
 };
 #[doc(no_inline)]
 pub use taskhub_replay::{
-    ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EpisodeError,
+    ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EntityId,
+    EntityLock, EntityOperation, EpisodeError, InvalidEntityId, LockRequest,
     EpisodeResult, ErrorMode, EventBehaviour, EventWait, LongTimers, OrchestrationContext,
     OrchestrationDefinition, Orchestrator, OrchestratorError, OrchestratorFuture, OrchestratorSource,
     PayloadError, PreservedEvents, ReplaySettings, RetryPolicy, SessionAborted, SubOrchestrationIds,

@@ -29,7 +29,17 @@ impl Machine {
     }
 
     /// Hands an external event to the most recent waiter, to the next generation, or to the buffer.
-    pub(crate) fn raise_event(&mut self, name: &str, event: &HistoryEvent, behaviour: EventBehaviour) {
+    /// What an entity answers goes to who has asked.
+    pub(crate) fn raise_event(
+        &mut self,
+        name: &str,
+        event: &HistoryEvent,
+        behaviour: EventBehaviour,
+        own: &InstanceId,
+    ) {
+        if self.answer_request(name, event, own) {
+            return;
+        }
         if let Some(next) = &mut self.continue_as_new
             && behaviour == EventBehaviour::Carryover
         {

@@ -14,6 +14,7 @@
 //! ```
 
 mod activities;
+mod entity_users;
 mod hold;
 mod orchestrations;
 
@@ -92,7 +93,11 @@ impl fmt::Debug for SampleOptions {
 /// | `RewindMe` | | `SayHello` and `BoomOnce`: fails once, completes after a rewind |
 /// | `ParentRewind` | instance id | sub-orchestration `RewindMe` with that id |
 /// | `Versioned`, version `2.0` | | `SayHello` |
+/// | `CallEntity` | entity id, `"@counter@c1"` | signals it `add` 5, calls `get`, `add` 7, `get` and an operation that does not exist; `{before, after, bad}` |
+/// | `LockEntities` | seconds or nothing | locks the counters `a` and `b`, moves 3 from one to the other, holds the locks for that long; `"moved"` |
+/// | `SignalLater` | seconds, 5 | signals the counter `later` to `add` 1 after that time, and the counter `relay` to signal `end`; `SayHello` |
 pub fn register(builder: WorkerBuilder, options: SampleOptions) -> WorkerBuilder {
     let options = Arc::new(options);
-    orchestrations::register(activities::register(builder, &options), &options)
+    let builder = activities::register(builder, &options);
+    entity_users::register(orchestrations::register(builder, &options))
 }

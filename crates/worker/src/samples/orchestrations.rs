@@ -201,6 +201,6 @@ fn waiting(ctx: &OrchestrationContext, options: &SampleOptions, event: &str) {
 }
 
 /// Seconds, from zero up to what a duration can hold.
-fn duration(seconds: f64) -> Duration {
+pub(super) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
