@@ -95,6 +95,11 @@ impl MessageSorter {
         last_sent.insert(destination.to_owned(), stamp);
     }
 
+    /// Learns of a message that was sent before, with the stamp that its receiver has seen.
+    pub fn was_sent(&mut self, destination: &str, stamp: Stamp) {
+        self.last_sent_to_instance.get_or_insert_default().insert(destination.to_owned(), stamp);
+    }
+
     /// Takes a request in and returns those that are due, in order: none while others are missing, or for a
     /// duplicate. Requests of clients and locks that another entity forwards come as they come.
     ///

@@ -4,7 +4,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use taskhub_core::{
-    ActionKind, ExecutionId, FIRE_AND_FORGET_TAG, InstanceId, OrchestrationInstance, ParentInstance, Tags, Timestamp,
+    ActionKind, ExecutionId, FIRE_AND_FORGET_TAG, InstanceId, OrchestrationInstance, ParentInstance, Tags,
+    Timestamp,
 };
 use uuid::Uuid;
 
@@ -221,8 +222,7 @@ impl OrchestrationContext {
         input: Option<String>,
         options: SubOrchestrationOptions,
     ) -> RawTask {
-        let is_forgotten =
-            options.tags.as_ref().is_some_and(|tags| tags.get(FIRE_AND_FORGET_TAG).is_some());
+        let is_forgotten = options.tags.as_ref().is_some_and(|tags| tags.get(FIRE_AND_FORGET_TAG).is_some());
         if let Some(rule) = self.shared.lock().may_call_orchestration().err().filter(|_| !is_forgotten) {
             return RawTask(rejected(name, &rule));
         }

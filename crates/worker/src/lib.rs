@@ -68,12 +68,12 @@ pub use taskhub_core::{
 #[doc(no_inline)]
 pub use taskhub_replay::{
     ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EntityId,
-    EntityLock, EntityOperation, EpisodeError, InvalidEntityId, LockRequest,
-    EpisodeResult, ErrorMode, EventBehaviour, EventWait, LongTimers, OrchestrationContext,
-    OrchestrationDefinition, Orchestrator, OrchestratorError, OrchestratorFuture, OrchestratorSource,
-    PayloadError, PreservedEvents, ReplaySettings, RetryPolicy, SessionAborted, SubOrchestrationIds,
-    SubOrchestrationOptions, Task, TaskFailure, TaskKind, Timer, Turn, VersionFailure, VersionMatch,
-    VersioningSettings, join, join_all, log, orchestrator, race, raw_orchestrator, select,
+    EntityLock, EntityOperation, EpisodeError, EpisodeResult, ErrorMode, EventBehaviour, EventWait,
+    InvalidEntityId, LockRequest, LongTimers, OrchestrationContext, OrchestrationDefinition, Orchestrator,
+    OrchestratorError, OrchestratorFuture, OrchestratorSource, PayloadError, PreservedEvents, ReplaySettings,
+    RetryPolicy, SessionAborted, SubOrchestrationIds, SubOrchestrationOptions, Task, TaskFailure, TaskKind,
+    Timer, Turn, VersionFailure, VersionMatch, VersioningSettings, join, join_all, log, orchestrator, race,
+    raw_orchestrator, select,
 };
 
 /// The README's program compiles.

@@ -121,7 +121,6 @@ fn sample_source(file: &str) -> Arc<dyn OrchestratorSource> {
     samples::register(builder, SampleOptions::default()).orchestrator_source().unwrap()
 }
 
-
 /// Everything that was recorded and can be replayed. Fails when an instance that has run has no history.
 fn recorded() -> Vec<Recorded> {
     let mut replayable = Vec::new();

@@ -46,7 +46,9 @@ pub(crate) fn entity_result(
     let ResponseMessage { result, error_message, failure_details } = match answer {
         Ok(answer) if !answer.is_error() => return Ok(answer.result),
         Ok(answer) => answer,
-        Err(error) => return Err(FailedTask { message: error.to_string(), ..failed(TaskKind::Payload) }.into()),
+        Err(error) => {
+            return Err(FailedTask { message: error.to_string(), ..failed(TaskKind::Payload) }.into());
+        }
     };
     if let Some(details) = failure_details {
         let message = details.error_message.clone();

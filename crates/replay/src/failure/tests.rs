@@ -14,6 +14,7 @@ fn failed_boom(details: Option<&str>, failure_details: Option<FailureDetails>) -
     TaskFailure::from(FailedTask {
         kind: TaskKind::Activity,
         name: "Boom".into(),
+        entity: None,
         version: Some(String::new()),
         schedule_id: 0,
         message: "boom x".into(),

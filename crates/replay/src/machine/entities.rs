@@ -46,7 +46,12 @@ pub(super) struct Entities {
 
 #[derive(Debug)]
 enum Awaited {
-    Call { number: i32, entity: EntityId, operation: String, slot: Arc<Slot> },
+    Call {
+        number: i32,
+        entity: EntityId,
+        operation: String,
+        slot: Arc<Slot>,
+    },
     Lock(Arc<Slot>),
     /// The answer has come; another one is a duplicate.
     Answered,

@@ -55,6 +55,7 @@ impl IdSource for CountingIds {
 }
 
 type Activity = Arc<dyn Fn(&str, &str) -> Result<String, OrchestratorError> + Send + Sync>;
+pub type EntityStub = Box<dyn FnMut(TaskMessage) -> Vec<TaskMessage>>;
 type Registry = HashMap<String, (Arc<dyn Orchestrator>, ReplaySettings)>;
 
 pub struct Instance {
@@ -98,6 +99,8 @@ pub struct Hub {
     pub held: VecDeque<TaskMessage>,
     pub activity_calls: Vec<(String, Option<String>)>,
     pub discarded: usize,
+    /// What entities do with a message and send in return; without it their messages are discarded.
+    pub entities: Option<EntityStub>,
     timer_number: u64,
 }
 
@@ -117,6 +120,7 @@ impl Hub {
             held: VecDeque::new(),
             activity_calls: Vec::new(),
             discarded: 0,
+            entities: None,
             timer_number: 0,
         }
     }
@@ -173,6 +177,19 @@ impl Hub {
         panic!("the hub does not settle");
     }
 
+    /// Takes over an instance that another worker has begun.
+    pub fn adopt(&mut self, id: &InstanceId, history: Vec<HistoryEvent>) {
+        let instance = Instance {
+            state: RuntimeState::from_history(history.clone()).unwrap(),
+            history,
+            status: OrchestrationStatus::Running,
+            custom_status: None,
+            commits: Vec::new(),
+            executor: ReplayExecutor::new(self.source()),
+        };
+        self.instances.insert(id.clone(), instance);
+    }
+
     /// Settles, then moves the clock from timer to timer until none is left.
     pub fn run(&mut self) {
         self.settle();
@@ -190,6 +207,10 @@ impl Hub {
 
     /// One work item.
     pub fn episode(&mut self, id: &InstanceId, messages: Vec<TaskMessage>) {
+        if let Some(entities) = self.entities.as_mut().filter(|_| id.is_entity()) {
+            self.queue.extend(messages.into_iter().flat_map(entities));
+            return;
+        }
         let source = self.source();
         let instance = self.instances.entry(id.clone()).or_insert_with(|| Instance {
             history: Vec::new(),
