@@ -19,17 +19,17 @@ use crate::{OrchestrationContext, OrchestratorError, to_payload};
 /// compile time.
 ///
 /// ```
-/// use taskhub_replay::EntityOperation;
+/// use taskhub_replay::EntityOperationDefinition;
 ///
 /// struct Add;
-/// impl EntityOperation for Add {
+/// impl EntityOperationDefinition for Add {
 ///     const ENTITY: &'static str = "counter";
 ///     const NAME: &'static str = "add";
 ///     type Input = i64;
 ///     type Output = ();
 /// }
 /// ```
-pub trait EntityOperation {
+pub trait EntityOperationDefinition {
     /// Name of the entity; case does not matter.
     const ENTITY: &'static str;
     /// Name of the operation, as it is.
@@ -83,7 +83,11 @@ impl OrchestrationContext {
     }
 
     /// Calls an operation by its definition, on the entity with this key.
-    pub fn call_operation<E: EntityOperation>(&self, key: &str, input: E::Input) -> Task<E::Output> {
+    pub fn call_operation<E: EntityOperationDefinition>(
+        &self,
+        key: &str,
+        input: E::Input,
+    ) -> Task<E::Output> {
         match EntityId::new(E::ENTITY, key) {
             Ok(entity) => self.call_entity(&entity, E::NAME, input),
             Err(error) => Task::new(rejected(E::NAME, &error), E::NAME),
@@ -136,7 +140,7 @@ impl OrchestrationContext {
     ///
     /// # Errors
     /// As [`OrchestrationContext::signal_entity`], or there can be no such key.
-    pub fn signal_operation<E: EntityOperation>(
+    pub fn signal_operation<E: EntityOperationDefinition>(
         &self,
         key: &str,
         input: E::Input,
@@ -148,7 +152,7 @@ impl OrchestrationContext {
     ///
     /// # Errors
     /// As [`OrchestrationContext::signal_operation`].
-    pub fn signal_operation_at<E: EntityOperation>(
+    pub fn signal_operation_at<E: EntityOperationDefinition>(
         &self,
         key: &str,
         input: E::Input,

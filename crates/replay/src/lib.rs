@@ -67,7 +67,7 @@ pub use definition::{
     ActivityDefinition, OrchestrationDefinition, Orchestrator, OrchestratorFuture, orchestrator,
     raw_orchestrator,
 };
-pub use entity::{EntityLock, EntityOperation, LockRequest};
+pub use entity::{EntityLock, EntityOperationDefinition, LockRequest};
 pub use episode::{
     Episode, EpisodeError, EpisodeExecutor, EpisodeOutcome, EpisodeSettings, EpisodeStep, Turn, run_episode,
 };

@@ -148,7 +148,7 @@ where
 }
 
 struct Add;
-impl EntityOperation for Add {
+impl EntityOperationDefinition for Add {
     const ENTITY: &'static str = "Counter";
     const NAME: &'static str = "add";
     type Input = i64;

@@ -68,7 +68,7 @@ pub use taskhub_core::{
 #[doc(no_inline)]
 pub use taskhub_replay::{
     ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EntityId,
-    EntityLock, EntityOperation, EpisodeError, EpisodeResult, ErrorMode, EventBehaviour, EventWait,
+    EntityLock, EntityOperationDefinition, EpisodeError, EpisodeResult, ErrorMode, EventBehaviour, EventWait,
     InvalidEntityId, LockRequest, LongTimers, OrchestrationContext, OrchestrationDefinition, Orchestrator,
     OrchestratorError, OrchestratorFuture, OrchestratorSource, PayloadError, PreservedEvents, ReplaySettings,
     RetryPolicy, SessionAborted, SubOrchestrationIds, SubOrchestrationOptions, Task, TaskFailure, TaskKind,

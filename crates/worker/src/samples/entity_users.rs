@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use taskhub_replay::{EntityId, EntityOperation, OrchestrationContext, OrchestratorError};
+use taskhub_replay::{EntityId, EntityOperationDefinition, OrchestrationContext, OrchestratorError};
 
 use super::orchestrations::duration;
 use crate::WorkerBuilder;
@@ -19,7 +19,7 @@ pub(super) fn register(builder: WorkerBuilder) -> WorkerBuilder {
 /// Adds to a counter.
 struct Add;
 
-impl EntityOperation for Add {
+impl EntityOperationDefinition for Add {
     const ENTITY: &'static str = "counter";
     const NAME: &'static str = "add";
     type Input = i64;
