@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use taskhub_core::{EpisodeCommit, LockToken, ServiceError};
+use taskhub_core::{EpisodeCommit, EventKind, HistoryEvent, LockToken, ServiceError, TaskMessage};
 
 use crate::queue::held::HeldMessage;
 use crate::queue::send::Sender;
@@ -11,6 +11,7 @@ use crate::sabotage::Planted;
 use crate::session::history_index::HistoryIndex;
 use crate::session::manager::Tracked;
 use crate::shared::Shared;
+use crate::tracking::instances::RowOutcome;
 use crate::tracking::store::HistoryCommit;
 
 /// Commits one episode. A crash between two steps may repeat messages (activities run at least once,
@@ -36,6 +37,11 @@ pub(crate) async fn complete(
         episode: Some(tracked.index.episodes() + 1),
     };
     let mut index = if commit.replaces_history { HistoryIndex::default() } else { tracked.index };
+
+    // 0. Changes the row of a start that continues as new at once; as a rule nothing.
+    if commit.replaces_history {
+        shared.tracking.leave_pending(&began_as).await?;
+    }
 
     // 1. A retry repeats these.
     let settings = &shared.hub.settings;
@@ -66,7 +72,18 @@ pub(crate) async fn complete(
 
     // 3. What queries see; repaired by the next message if a crash comes before it.
     index.extend(&commit.new_events);
-    shared.tracking.checkpoint_instance(&commit, &index, &committed, began_as.execution_id.as_ref()).await?;
+    let row = shared
+        .tracking
+        .checkpoint_instance(&commit, &index, &committed, began_as.execution_id.as_ref())
+        .await?;
+    if let RowOutcome::TerminatedBefore { reason } = row {
+        // It ends in its next episode, as one that was terminated while it ran.
+        let kind = EventKind::ExecutionTerminated { input: reason };
+        let terminate = HistoryEvent::message(shared.hub.clock.now(), kind);
+        let message = TaskMessage::new(terminate, commit.instance.clone());
+        shared.sender.send_control(&message, &sender).await?;
+        shared.announce(shared.sender.partition_of(&message), &message);
+    }
 
     // 4. Blobs of the execution that was replaced.
     if commit.replaces_history {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use taskhub_core::{ErrorKind, EventKind, PartitionId};
+use taskhub_core::{ErrorKind, EventKind, OrchestrationStatus, PartitionId};
 use tokio::time::Instant;
 
 use crate::checkpoint;
@@ -134,6 +134,19 @@ impl Shared {
                 if row.is_some() && self.hub.settings.planted(Planted::AnyStart) =>
             {
                 StartCheck::Process
+            }
+            // It was terminated as pending when its first episode was on its way: that goes on, and ends it.
+            StartCheck::Drop
+                if row.is_some_and(|row| row.status == Some(OrchestrationStatus::Terminated)) =>
+            {
+                match self.tracking.has_history_of(message.target()).await {
+                    Ok(true) => StartCheck::Process,
+                    Ok(false) => StartCheck::Drop,
+                    Err(e) => {
+                        tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot check a start message");
+                        StartCheck::PutBack
+                    }
+                }
             }
             check => check,
         }

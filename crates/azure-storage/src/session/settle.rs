@@ -198,10 +198,13 @@ impl Shared {
         messages: Vec<Arc<HeldMessage>>,
         index: &HistoryIndex,
     ) -> Vec<Arc<HeldMessage>> {
+        // A reply that comes with the start of its instance is early, however often it has come.
+        let with_start = messages.iter().any(|message| message.is_start());
         let (early, kept): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
+            let dequeue_count = if with_start { 1 } else { message.dequeue_count };
             let sender = message.data.sender.as_ref();
             let sender_is_entity = sender.is_some_and(|s| s.instance_id.is_entity());
-            is_out_of_order(message.task(), sender_is_entity, message.dequeue_count, index)
+            is_out_of_order(message.task(), sender_is_entity, dequeue_count, index)
                 && !self.hub.settings.planted(Planted::RepliesInAnyOrder)
         });
         for message in &early {

@@ -12,11 +12,13 @@ const CAPACITY: usize = 20_000;
 #[derive(Debug, Default)]
 pub(crate) struct InstanceEtags(Mutex<State>);
 
-/// A row's version, and the execution the row is about.
+/// What is known of a row: its version, and the execution it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Remembered {
     pub(crate) execution_id: Option<ExecutionId>,
     pub(crate) etag: ETag,
+    /// Whether it says that the instance is pending.
+    pub(crate) is_pending: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +60,7 @@ mod tests {
     #[test]
     fn the_oldest_versions_are_forgotten() {
         let etags = InstanceEtags::default();
-        let row = Remembered { execution_id: None, etag: ETag::new("1") };
+        let row = Remembered { execution_id: None, etag: ETag::new("1"), is_pending: false };
         for n in 0..=CAPACITY {
             etags.set(&InstanceId::new(n.to_string()), Some(row.clone()));
         }

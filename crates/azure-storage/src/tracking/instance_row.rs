@@ -130,6 +130,14 @@ pub fn terminate(
     row
 }
 
+/// A pending instance has begun: **Merge** with the ETag that was read.
+pub fn running(instance_id: &InstanceId, now: Timestamp) -> Entity {
+    let mut row = new_row(instance_id);
+    row.set("RuntimeStatus", OrchestrationStatus::Running.name());
+    row.set("LastUpdatedTime", now);
+    row
+}
+
 /// A client rewinds an instance: **Merge** with any ETag.
 pub fn rewind(instance_id: &InstanceId, now: Timestamp) -> Entity {
     let mut row = new_row(instance_id);

@@ -2,7 +2,7 @@
 
 use taskhub_core::{
     EpisodeCommit, ErrorKind, EventKind, ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage,
-    InstanceQuery, OrchestrationState, OrchestrationStatus, ServiceError, TaskMessage,
+    InstanceQuery, OrchestrationInstance, OrchestrationState, OrchestrationStatus, ServiceError, TaskMessage,
 };
 use taskhub_storage as storage;
 use taskhub_storage::{Condition, ETag, Entity, TableOperation, TableQuery};
@@ -27,6 +27,18 @@ const TOO_LARGE_STATUS: &str = "\"the custom status is too large to be shown\"";
 pub(crate) struct InstanceRow {
     pub(crate) state: OrchestrationState,
     pub(crate) etag: Option<ETag>,
+}
+
+impl InstanceRow {
+    /// What the next write needs to know of it. That of a finished instance has to be looked at again.
+    fn remembered(self) -> Option<Remembered> {
+        if self.state.status.is_some_and(OrchestrationStatus::is_terminal) {
+            return None;
+        }
+        let is_pending = self.state.status == Some(OrchestrationStatus::Pending);
+        let execution_id = self.state.instance.execution_id;
+        self.etag.map(|etag| Remembered { execution_id, etag, is_pending })
+    }
 }
 
 impl TrackingStore {
@@ -56,7 +68,7 @@ impl TrackingStore {
         index: &HistoryIndex,
         committed: &CommittedHistory,
         began_as: Option<&ExecutionId>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<RowOutcome, ServiceError> {
         let instance_id = &commit.instance.instance_id;
         let execution_id = commit.instance.execution_id.clone().unwrap_or_default();
         let container_url = self.large().container_url();
@@ -79,6 +91,7 @@ impl TrackingStore {
             row.execution_id.as_ref() == Some(&execution_id)
                 || (commit.replaces_history && row.execution_id.as_ref() == began_as)
         });
+        let mut was_pending = remembered.as_ref().is_some_and(|row| row.is_pending);
         let mut known = if is_first { Known::Absent } else { Known::of(remembered.map(|row| row.etag)) };
         for _ in 0..INSTANCE_WRITE_ATTEMPTS {
             let operation = match known {
@@ -96,8 +109,18 @@ impl TrackingStore {
                 Known::Nothing => {
                     known = match self.instance_row(instance_id).await? {
                         None => Known::Absent,
+                        Some(stored)
+                            if stored.state.status == Some(OrchestrationStatus::Terminated)
+                                && stored.state.instance.execution_id.as_ref() == Some(&execution_id)
+                                && !commit.status.is_terminal() =>
+                        {
+                            let state = self.instance_state(instance_id, InstanceFetch::ALL).await?;
+                            let reason = state.and_then(|state| state.output);
+                            return Ok(RowOutcome::TerminatedBefore { reason });
+                        }
                         Some(stored) => match self.may_overwrite(&stored, commit, index, committed).await? {
                             true => {
+                                was_pending = stored.state.status == Some(OrchestrationStatus::Pending);
                                 let is_about = &stored.state.instance.execution_id;
                                 if !is_whole && is_about.as_ref() != Some(&execution_id) {
                                     row = self.whole_row(instance_id, &execution_id, custom_status).await?;
@@ -110,7 +133,7 @@ impl TrackingStore {
                                     hub = %self.hub.name(), instance = %instance_id,
                                     "the Instances row is newer than this episode and is left as it is"
                                 );
-                                return Ok(());
+                                return Ok(RowOutcome::Written);
                             }
                         },
                     };
@@ -121,8 +144,10 @@ impl TrackingStore {
                 Ok(etag) => {
                     let etag = etag.filter(|_| !commit.status.is_terminal());
                     let execution_id = Some(execution_id);
-                    self.etags.set(instance_id, etag.map(|etag| Remembered { execution_id, etag }));
-                    return Ok(());
+                    let is_pending = was_pending && row.str("RuntimeStatus").is_none();
+                    let row = etag.map(|etag| Remembered { execution_id, etag, is_pending });
+                    self.etags.set(instance_id, row);
+                    return Ok(RowOutcome::Written);
                 }
                 Err(e)
                     if matches!(
@@ -194,11 +219,14 @@ impl TrackingStore {
     ) -> Result<bool, ServiceError> {
         let stored_execution = &stored.state.instance.execution_id;
         let other_execution = stored_execution.is_some() && *stored_execution != commit.instance.execution_id;
-        if other_execution {
-            // A client has started the id again, and the row waits for that start.
-            let started_at = index.started.as_ref().map(|(_, at)| *at);
-            let newer = stored.state.status == Some(OrchestrationStatus::Pending)
-                && started_at.is_none_or(|at| stored.state.created_at > at);
+        if other_execution && stored.state.status == Some(OrchestrationStatus::Pending) {
+            // A client has started the id again, and the row waits for that start. It is not the row of the
+            // start that has continued as this execution: that was no longer pending, see `leave_pending`.
+            let newer = match &index.started {
+                // Of a child's start, and one that a client has sent for the same id, the later one counts.
+                Some((started, at)) if started.parent.is_some() => stored.state.created_at > *at,
+                _ => true,
+            };
             if newer {
                 return Ok(false);
             }
@@ -206,6 +234,57 @@ impl TrackingStore {
         // Another worker may have committed a later episode and written its row already.
         let sentinel = self.sentinel(&commit.instance.instance_id).await?;
         Ok(sentinel.is_some_and(|s| s.etag.as_ref() == Some(&committed.etag)))
+    }
+
+    /// Shows an instance as running that continues as new while its row says that it is pending, before the
+    /// history of the next execution is stored: a pending row of another execution is then always one that
+    /// waits for a new start, and need not be told from an older one by times of different clocks.
+    ///
+    /// Differs: DTFx writes the row after the history only, and whoever writes last wins.
+    ///
+    /// # Errors
+    /// `SessionAborted` when somebody else has written the row.
+    pub(crate) async fn leave_pending(&self, instance: &OrchestrationInstance) -> Result<(), ServiceError> {
+        let (instance_id, execution_id) = (&instance.instance_id, &instance.execution_id);
+        let is_own = |row: &Remembered| row.execution_id == *execution_id;
+        let known = match self.etags.get(instance_id).filter(is_own) {
+            Some(row) => Some(row),
+            None => self.instance_row(instance_id).await?.and_then(InstanceRow::remembered).filter(is_own),
+        };
+        let Some(row) = known else { return Ok(()) };
+        if !row.is_pending {
+            self.etags.set(instance_id, Some(row));
+            return Ok(());
+        }
+        let running = instance_row::running(instance_id, self.hub.clock.now());
+        let merge = TableOperation::Merge(running, Condition::Matches(row.etag));
+        match self.hub.account.tables.execute(&self.hub.names.instances_table(), merge).await {
+            Ok(etag) => {
+                let execution_id = execution_id.clone();
+                let row = etag.map(|etag| Remembered { execution_id, etag, is_pending: false });
+                self.etags.set(instance_id, row);
+                Ok(())
+            }
+            Err(e) => {
+                self.etags.set(instance_id, None);
+                let what = format!("cannot show an instance as running. instance=`{instance_id}`");
+                match e.kind() {
+                    storage::ErrorKind::Conflict | storage::ErrorKind::NotFound => {
+                        Err(ServiceError::with_source(ErrorKind::SessionAborted, what, e))
+                    }
+                    _ => Err(self.hub.failed(what, e)),
+                }
+            }
+        }
+    }
+
+    /// Whether this is the execution whose history is stored.
+    pub(crate) async fn has_history_of(
+        &self,
+        instance: &OrchestrationInstance,
+    ) -> Result<bool, ServiceError> {
+        let sentinel = self.sentinel(&instance.instance_id).await?;
+        Ok(sentinel.is_some_and(|sentinel| Some(&sentinel.execution_id) == instance.execution_id.as_ref()))
     }
 
     /// Ends an instance that has not begun: its start message is not here, and will be dropped.
@@ -272,9 +351,8 @@ impl TrackingStore {
         instance_id: &InstanceId,
     ) -> Result<Option<OrchestrationState>, ServiceError> {
         let row = self.instance_row(instance_id).await?;
-        if let Some(row) = &row {
-            let execution_id = row.state.instance.execution_id.clone();
-            self.etags.set(instance_id, row.etag.clone().map(|etag| Remembered { execution_id, etag }));
+        if let Some(row) = row.clone() {
+            self.etags.set(instance_id, row.remembered());
         }
         Ok(row.map(|row| row.state))
     }
@@ -332,11 +410,33 @@ impl TrackingStore {
         let mut row =
             instance_row::start(self.hub.name(), start.event.timestamp, started, url.as_deref(), now);
         self.upload(blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids)).await?;
-        let operation = match existing.and_then(|row| row.etag) {
-            Some(etag) => TableOperation::Replace(row, Condition::Matches(etag)),
-            None => TableOperation::Insert(row),
+        let table = self.hub.names.instances_table();
+        let replaced = existing.as_ref().map(|row| row.state.generation);
+        let mut etag = existing.and_then(|row| row.etag);
+        let mut attempts = 0;
+        let written = loop {
+            attempts += 1;
+            let operation = match etag {
+                Some(etag) => TableOperation::Replace(row.clone(), Condition::Matches(etag)),
+                None => TableOperation::Insert(row.clone()),
+            };
+            let written = self.hub.account.tables.execute(&table, operation).await;
+            let changed = matches!(
+                &written,
+                Err(e) if matches!(e.kind(), storage::ErrorKind::Conflict | storage::ErrorKind::NotFound)
+            );
+            if !changed || attempts >= INSTANCE_WRITE_ATTEMPTS {
+                break written;
+            }
+            // Another start counts the generation up. What leaves it as it was is a worker with the execution
+            // that is replaced.
+            etag = match self.instance_row(instance_id).await? {
+                Some(stored) if replaced == Some(stored.state.generation) => stored.etag,
+                Some(_) => break written,
+                None => None,
+            };
         };
-        match self.hub.account.tables.execute(&self.hub.names.instances_table(), operation).await {
+        match written {
             Err(e)
                 if matches!(e.kind(), storage::ErrorKind::AlreadyExists | storage::ErrorKind::Conflict) =>
             {
@@ -414,6 +514,19 @@ impl TrackingStore {
         }
         self.read_instance(&row)
     }
+}
+
+/// What became of the row of a checkpoint.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum RowOutcome {
+    /// It says what the history says, or what a later history says.
+    Written,
+    /// Another worker, which saw no history, has terminated the instance as one that was pending; the
+    /// history has begun meanwhile and does not know it.
+    TerminatedBefore {
+        /// Why.
+        reason: Option<String>,
+    },
 }
 
 /// What this worker knows of an Instances row.

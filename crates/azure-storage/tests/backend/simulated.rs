@@ -1,13 +1,16 @@
 //! What the simulation of `taskhub-testkit` has found, each as small as it can be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use taskhub_azure_storage::AzureStorageClient;
 use taskhub_core::{
     ErrorKind, EventKind, ExecutionStarted, HistoryEvent, InstanceFetch, OrchestrationInstance,
     OrchestrationService, OrchestrationServiceClient, OrchestrationStatus, ParentInstance, TaskMessage,
 };
 use taskhub_storage::memory::StoredMessage;
-use taskhub_storage::{Condition, TableOperation};
+use taskhub_storage::{Condition, Entity, TableOperation};
+use taskhub_testkit::VirtualClock;
 use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
 
 use crate::support::*;
@@ -171,4 +174,168 @@ async fn the_large_result_of_the_worker_that_loses_replaces_nothing() {
         _ => false,
     });
     assert_eq!(ends.count(), 1);
+}
+
+/// What a worker writes that knows no history of the instance.
+async fn terminate_as_pending(world: &World, instance: &str) {
+    let row = Entity::new(instance, "").with("RuntimeStatus", "Terminated").with("Output", "\"enough\"");
+    let merge = TableOperation::Merge(row, Condition::Any);
+    world.account.tables.execute("TestHubInstances", merge).await.unwrap();
+}
+
+/// Another worker terminates an instance as pending while its first episode runs: the row says so, the
+/// history begins and would go on.
+#[tokio::test(start_paused = true)]
+async fn an_instance_terminated_as_pending_in_its_first_episode_ends_in_the_next() {
+    let world = World::new();
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    start(&client, "a").await;
+    let item = lock(&worker).await;
+    terminate_as_pending(&world, "a").await;
+    let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    finish(&worker, item, commit).await;
+    assert_eq!(world.row("a", "RuntimeStatus"), "Terminated", "who was told so is not told otherwise");
+    let item = lock(&worker).await;
+    let [message] = &item.messages[..] else { panic!("{:?}", item.messages) };
+    assert_eq!(message.event.kind, EventKind::ExecutionTerminated { input: Some("\"enough\"".into()) });
+}
+
+/// The same, and the worker dies before it can tell the instance: the start comes again.
+#[tokio::test(start_paused = true)]
+async fn the_start_of_an_instance_terminated_as_pending_is_kept_when_its_history_has_begun() {
+    let mut world = World::new();
+    let plan = FaultPlan::default();
+    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    start(&client, "a").await;
+    let item = lock(&worker).await;
+    terminate_as_pending(&world, "a").await;
+    plan.add(Rule::on("PutMessage", Effect::ResetBefore).resource("control"));
+    let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    assert!(worker.complete_orchestration(item.token, commit).await.is_err());
+    worker.abandon_orchestration(item.token).await.unwrap();
+    worker.release_orchestration(item.token).await;
+    plan.clear();
+    let item = lock(&worker).await;
+    let commit = episode(&world, &item, Vec::new());
+    finish(&worker, item, commit).await;
+    let item = lock(&worker).await;
+    assert_eq!(item.messages[0].event.name(), "ExecutionTerminated");
+}
+
+/// An id is started again while a worker writes the row of the execution that is replaced.
+#[tokio::test(start_paused = true)]
+async fn the_row_of_a_restart_is_written_though_the_replaced_execution_has_changed_it() {
+    let mut world = World::new();
+    let plan = FaultPlan::default();
+    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let world = Arc::new(world);
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    start(&client, "a").await;
+    let item = lock(&worker).await;
+    plan.add(Rule::on("UpdateEntity", Effect::DelayBefore(SOON)).resource("Instances").nth(1));
+    let restart = tokio::spawn({
+        let world = world.clone();
+        async move {
+            let other = AzureStorageClient::new(world.hub(World::settings("other")));
+            start(&other, "a").await
+        }
+    });
+    taskhub_testkit::eventually("the restart", || async { (plan.fired() == 1).then_some(()) }).await;
+    // It even goes on under another execution id.
+    let next = OrchestrationInstance::new("a", "next");
+    let mut commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    (commit.instance, commit.replaces_history) = (next, true);
+    finish(&worker, item, commit).await;
+    assert_eq!(world.row("a", "ExecutionId"), "next");
+    let second = restart.await.unwrap();
+    let row = (world.row("a", "ExecutionId"), world.row("a", "RuntimeStatus"));
+    assert_eq!(row, (second.execution_id.unwrap().as_str().to_owned(), "Pending".to_owned()));
+}
+
+/// A reply is older than the history that asks for it: the first episode was sent and not stored.
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_comes_with_its_start_waits_however_often_it_has_come() {
+    let world = World::new();
+    let client = world.client();
+    let instance = start(&client, "a").await;
+    let kind = EventKind::TaskCompleted { task_scheduled_id: 0, result: Some("1".into()) };
+    client.send_event(instance, HistoryEvent::message(world.clock.now(), kind)).await.unwrap();
+    for queue in world.store.queues() {
+        for message in world.store.messages(&queue).into_iter().filter(|m| m.text.contains("TaskCompleted")) {
+            world.store.load_message(&queue, StoredMessage { dequeue_count: 6, ..message });
+        }
+    }
+    let worker = world.worker("w1").await;
+    let item = lock(&worker).await;
+    let names: Vec<_> = item.messages.iter().map(|message| message.event.name()).collect();
+    assert_eq!(names, ["ExecutionStarted"]);
+    let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    finish(&worker, item, commit).await;
+    let item = lock(&worker).await;
+    assert_eq!(item.messages[0].event.name(), "TaskCompleted");
+}
+
+/// The row of an execution is late, and meanwhile a client has started the id again, whose clock is behind.
+#[tokio::test(start_paused = true)]
+async fn a_restart_by_a_client_whose_clock_is_behind_keeps_its_row() {
+    let mut world = World::new();
+    let plan = FaultPlan::default();
+    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (client, worker) = (world.client(), Arc::new(world.worker("w1").await));
+    start(&client, "a").await;
+    let item = lock(&worker).await;
+    let commit = episode(&world, &item, vec![completed(&world, 0, "\"first\"")]);
+    plan.add(Rule::on("MergeEntity", Effect::DelayBefore(SOON)).resource("Instances").nth(1));
+    let late = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.complete_orchestration(item.token, commit).await }
+    });
+    taskhub_testkit::eventually("the delay", || async { (plan.fired() == 1).then_some(()) }).await;
+    let behind = world.clock.now() - Duration::from_secs(600);
+    let clock = Arc::new(VirtualClock::starting_at(behind));
+    let elsewhere = World { clock, store: world.store.clone(), account: world.store.account() };
+    let other = AzureStorageClient::new(elsewhere.hub(World::settings("other")));
+    let second = start(&other, "a").await;
+    late.await.unwrap().unwrap();
+    let row = (world.row("a", "ExecutionId"), world.row("a", "RuntimeStatus"));
+    assert_eq!(row, (second.execution_id.unwrap().as_str().to_owned(), "Pending".to_owned()));
+}
+
+/// A worker dies between the history and the row of an instance that continued as new at once. The row is
+/// that of no new start, whatever the clocks say.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_continues_as_new_at_once_is_not_pending_any_more() {
+    let mut world = World::new();
+    let plan = FaultPlan::default();
+    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    let first = start(&client, "eternal").await;
+    let item = lock(&worker).await;
+    let next = OrchestrationInstance::new("eternal", "next");
+    let mut commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    if let EventKind::ExecutionStarted(started) = &mut commit.new_events[1].kind {
+        started.instance = next.clone();
+    }
+    // Of a clock that is behind.
+    commit.new_events[1].timestamp = world.clock.now() - Duration::from_secs(600);
+    (commit.instance, commit.replaces_history) = (next.clone(), true);
+    plan.add(Rule::on("MergeEntity", Effect::ResetBefore).resource("Instances").nth(2));
+    assert!(worker.complete_orchestration(item.token, commit).await.is_err());
+    worker.abandon_orchestration(item.token).await.unwrap();
+    worker.release_orchestration(item.token).await;
+    let row = (world.row("eternal", "ExecutionId"), world.row("eternal", "RuntimeStatus"));
+    assert_eq!(row, (first.execution_id.unwrap().as_str().to_owned(), "Running".to_owned()));
+    assert!(world.history("eternal").len() > 2, "the next execution is stored");
+
+    // Its activity is done before the start comes again.
+    let activity = lock_activity(&worker).await;
+    let mut reply = reply(&world, &activity.message, "1");
+    reply.target = next;
+    worker.complete_activity(activity.token, reply).await.unwrap();
+    let item = lock(&worker).await;
+    assert_eq!(item.messages[0].event.name(), "TaskCompleted");
+    let commit = episode(&world, &item, Vec::new());
+    finish(&worker, item, commit).await;
+    assert_eq!(world.row("eternal", "ExecutionId"), "next");
 }
