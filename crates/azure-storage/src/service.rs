@@ -28,7 +28,7 @@ use crate::queue::send::{MessageSender, Sender};
 use crate::queue::work_item::WorkItemQueue;
 use crate::renewal::renew_held;
 use crate::sabotage::Planted;
-use crate::session::manager::SessionManager;
+use crate::session::manager::{InstanceKind, SessionManager};
 use crate::shared::Shared;
 use crate::tracking::store::TrackingStore;
 use crate::watchdog::watch;
@@ -98,6 +98,45 @@ impl AzureStorageService {
             && tokio::time::timeout(STOP_GRACE, &mut renewer).await.is_err()
         {
             renewer.abort();
+        }
+    }
+
+    async fn lock_next(
+        &self,
+        kind: InstanceKind,
+        timeout: Duration,
+    ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
+        let shared = &self.running()?.shared;
+        let deadline = Instant::now() + timeout;
+        loop {
+            let changed = shared.sessions.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if shared.stopping.is_cancelled() {
+                return Ok(None);
+            }
+            if let Some(taken) = shared.sessions.take_ready(kind) {
+                let token = taken.token;
+                let guard = shared.session_guard(token);
+                let admitted = shared.admit(taken).await;
+                if let Err(e) = &admitted {
+                    shared.abandon(token, reason_of(e)).await;
+                }
+                if !matches!(admitted, Ok(Some(_))) {
+                    shared.release(token).await;
+                }
+                guard.disarm();
+                match admitted {
+                    Ok(None) => continue,
+                    other => return other,
+                }
+            }
+            tokio::select! {
+                biased;
+                () = shared.stopping.cancelled() => return Ok(None),
+                () = changed => {}
+                () = tokio::time::sleep_until(deadline) => return Ok(None),
+            }
         }
     }
 
@@ -248,38 +287,14 @@ impl OrchestrationService for AzureStorageService {
         &self,
         timeout: Duration,
     ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
-        let shared = &self.running()?.shared;
-        let deadline = Instant::now() + timeout;
-        loop {
-            let changed = shared.sessions.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if shared.stopping.is_cancelled() {
-                return Ok(None);
-            }
-            if let Some(taken) = shared.sessions.take_ready() {
-                let token = taken.token;
-                let guard = shared.session_guard(token);
-                let admitted = shared.admit(taken).await;
-                if let Err(e) = &admitted {
-                    shared.abandon(token, reason_of(e)).await;
-                }
-                if !matches!(admitted, Ok(Some(_))) {
-                    shared.release(token).await;
-                }
-                guard.disarm();
-                match admitted {
-                    Ok(None) => continue,
-                    other => return other,
-                }
-            }
-            tokio::select! {
-                biased;
-                () = shared.stopping.cancelled() => return Ok(None),
-                () = changed => {}
-                () = tokio::time::sleep_until(deadline) => return Ok(None),
-            }
-        }
+        self.lock_next(InstanceKind::Orchestration, timeout).await
+    }
+
+    async fn lock_next_entity(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
+        self.lock_next(InstanceKind::Entity, timeout).await
     }
 
     async fn renew_orchestration(&self, token: LockToken) -> Result<Timestamp, ServiceError> {

@@ -95,8 +95,16 @@ pub trait OrchestrationService: Send + Sync {
     /// and makes unprocessed messages visible again.
     async fn stop(&self, drain_timeout: Duration) -> Result<(), ServiceError>;
 
-    /// The next orchestration with work, or `None` when none came within `timeout`.
+    /// The next orchestration with work, never an entity, or `None` when none came within `timeout`.
     async fn lock_next_orchestration(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<OrchestrationWorkItem>, ServiceError>;
+
+    /// The next entity with work, or `None` when none came within `timeout`. It is kept and ended like an
+    /// orchestration. Source: Azure/durabletask, `IEntityOrchestrationService.LockNextEntityWorkItemAsync` with
+    /// `UseSeparateQueueForEntityWorkItems`.
+    async fn lock_next_entity(
         &self,
         timeout: Duration,
     ) -> Result<Option<OrchestrationWorkItem>, ServiceError>;

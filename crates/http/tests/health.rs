@@ -70,6 +70,14 @@ impl OrchestrationService for Backend {
         Ok(None)
     }
 
+    async fn lock_next_entity(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
+        self.nothing_came(timeout).await;
+        Ok(None)
+    }
+
     async fn lock_next_activity(&self, timeout: Duration) -> Result<Option<ActivityWorkItem>, ServiceError> {
         self.nothing_came(timeout).await;
         Ok(None)

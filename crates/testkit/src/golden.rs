@@ -103,12 +103,6 @@ impl Phase {
         format!("{folder}{}/{}", self.scenario, self.phase)
     }
 
-    /// Whether an entity takes part.
-    pub fn has_entities(&self) -> bool {
-        let scenario = self.scenario.as_str();
-        matches!(scenario, "CallEntity" | "LockEntities" | "SignalEntity" | "SignalLater" | "Entity")
-    }
-
     /// The captured hub.
     ///
     /// # Errors
@@ -173,8 +167,8 @@ pub fn phase(name: &str) -> Result<Phase> {
         .with_context(|| format!("no phase {name}"))
 }
 
-/// Calls a macro with a test name and a [name](Phase::name) for every phase that a worker without entities
-/// can finish.
+/// Calls a macro with a test name and a [name](Phase::name) for every phase that a worker can
+/// finish.
 #[macro_export]
 macro_rules! for_each_golden_phase {
     ($test:ident) => {
@@ -185,6 +179,8 @@ macro_rules! for_each_golden_phase {
         $test!(approval_timeout_midflight, "ApprovalTimeout/midflight");
         $test!(buffered_event_pending, "BufferedEvent/pending");
         $test!(buffered_event_midflight, "BufferedEvent/midflight");
+        $test!(call_entity_pending, "CallEntity/pending");
+        $test!(call_entity_midflight, "CallEntity/midflight");
         $test!(custom_status_pending, "CustomStatus/pending");
         $test!(custom_status_midflight, "CustomStatus/midflight");
         $test!(eternal_pending, "Eternal/pending");
@@ -211,6 +207,8 @@ macro_rules! for_each_golden_phase {
         $test!(hello_sequence_midflight, "HelloSequence/midflight");
         $test!(legacy_manager_pending, "LegacyManager/pending");
         $test!(legacy_manager_midflight, "LegacyManager/midflight");
+        $test!(lock_entities_pending, "LockEntities/pending");
+        $test!(lock_entities_midflight, "LockEntities/midflight");
         $test!(parent_pending, "Parent/pending");
         $test!(parent_midflight, "Parent/midflight");
         $test!(parent_named_child_pending, "ParentNamedChild/pending");
@@ -232,6 +230,9 @@ macro_rules! for_each_golden_phase {
         $test!(scheduled_start_midflight, "ScheduledStart/midflight");
         $test!(send_event_to_pending, "SendEventTo/pending");
         $test!(send_event_to_midflight, "SendEventTo/midflight");
+        $test!(signal_entity_pending, "SignalEntity/pending");
+        $test!(signal_later_pending, "SignalLater/pending");
+        $test!(signal_later_midflight, "SignalLater/midflight");
         $test!(suspend_resume_midflight, "SuspendResume/midflight");
         $test!(suspend_with_event_midflight, "SuspendWithEvent/midflight");
         $test!(tags_pending, "Tags/pending");

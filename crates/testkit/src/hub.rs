@@ -8,6 +8,7 @@ use taskhub_core::{
     Clock, ErrorKind, IdSource, InstanceFetch, InstanceId, OrchestrationState, SeededIds, ServiceError,
     TaskHubName, Timestamp,
 };
+use taskhub_entities::SchedulerState;
 use taskhub_storage::StorageAccount;
 use taskhub_storage::memory::MemoryStore;
 
@@ -201,6 +202,12 @@ impl TestHub {
                 loop {
                     match self.state(instance).await {
                         Ok(state) if is_final(&state) => return Some(state),
+                        // Entities do not end.
+                        Ok(state)
+                            if state.instance.instance_id.is_entity() && check(&state, ending).is_ok() =>
+                        {
+                            return Some(state);
+                        }
                         _ => tokio::time::sleep(Duration::from_millis(200)).await,
                     }
                 }
@@ -246,6 +253,11 @@ fn check(state: &OrchestrationState, ending: &Ending) -> Result<()> {
     }
     if let Some(expected) = &ending.custom_status {
         ensure!(state.custom_status.as_ref() == Some(expected), "{instance}: {:?}", state.custom_status);
+    }
+    if let Some(expected) = &ending.entity_state {
+        let scheduler = SchedulerState::from_json(state.input.as_deref().unwrap_or_default())
+            .with_context(|| format!("{instance}: {:?}", state.input))?;
+        ensure!(scheduler.state.as_ref() == Some(expected), "{instance}: {:?}", scheduler.state);
     }
     Ok(())
 }

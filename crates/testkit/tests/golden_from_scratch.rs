@@ -16,6 +16,16 @@ use taskhub_testkit::{TestHub, VirtualClock};
 async fn begin(hub: &TestHub, scenario: &str) -> Result<()> {
     let start = |name: &str, instance: &str| Start::new(name).instance_id(instance);
     let start = match scenario {
+        "CallEntity" => start("CallEntity", "call-1"),
+        "LockEntities" => start("LockEntities", "lock-1").raw_input("30"),
+        "SignalEntity" => {
+            let client = hub.client()?;
+            let counter = "@counter@direct".parse()?;
+            client.signal_entity(&counter, "add", Some("5".into()), None).await?;
+            hub.pass_a_second().await;
+            return Ok(client.signal_entity(&counter, "add", None, None).await?);
+        }
+        "SignalLater" => start("SignalLater", "signal-1").raw_input("30"),
         "HelloSequence" | "SafeManager" | "LegacyManager" => start("HelloSequence", "hello-1"),
         "Timer" => start("Timer", "timer-1").raw_input("30"),
         "Approval" => start("Approval", "approval-1"),
@@ -147,6 +157,12 @@ const NOT_DOTNET: &[&str] = &[
 /// A worker numbers its messages from the start of its process; the capture has two processes.
 const TWO_PROCESSES: &[&str] = &["control queues message $.SequenceNumber: *"];
 
+/// States of entities say that they exist, for Durable Functions' in-process entities. No time passes here between
+/// two episodes, so that stamps are made unique by a tick, which takes their `Z`.
+const EXISTS: &[&str] = &[
+    "* column Input $: ours keys [exists, state, sorter], golden keys [state, sorter]",
+    "* column Input $*: ours \"<ts:local>\", golden \"<ts:Z>\"",
+];
 /// The capture was interrupted, so its leases have changed hands once more.
 const EPOCHS: &[&str] = &["container <hub>-leases blob * content $.Epoch: ours 1, golden 2"];
 
@@ -166,12 +182,16 @@ leaves_the_same_hub! {
     approval: "Approval",
     approval_timeout: "ApprovalTimeout",
     buffered_event: "BufferedEvent" except TWO_PROCESSES,
+    call_entity: "CallEntity" except EXISTS,
     parent: "Parent",
     parent_named_child: "ParentNamedChild",
     parent_of_failing: "ParentOfFailing",
     parent_of_failing_serialized: "ParentOfFailingSerialized" except NOT_DOTNET,
     fire_and_forget: "FireAndForget",
     send_event_to: "SendEventTo",
+    lock_entities: "LockEntities" except EXISTS,
+    signal_entity: "SignalEntity" except EXISTS,
+    signal_later: "SignalLater" except EXISTS,
     eternal: "Eternal",
     fail_unhandled: "FailUnhandled",
     fail_unhandled_details: "FailUnhandledDetails" except NOT_DOTNET,

@@ -1,4 +1,4 @@
-//! A worker of a task hub: runs orchestrations and activities.
+//! A worker of a task hub: runs orchestrations, activities and entities.
 //!
 //! Register functions at [`Worker::builder`], then [`Worker::run`] receives work from a backend, any
 //! [`OrchestrationService`], until it is told to stop:
@@ -27,11 +27,13 @@
 //!
 //! - Orchestrators are deterministic: they await only what their [`OrchestrationContext`] gives them, and
 //!   are replayed from the start in every episode. Activities do the work; they run at least once.
+//! - Entities keep a small state and run one operation at a time. One is a function of an [`EntityContext`], or a
+//!   type whose methods are its operations: [`TypedEntity`].
 //! - [`ActivityDefinition`] and [`OrchestrationDefinition`] name a function and its types once, for
 //!   registration and calls.
 //! - [`samples`] is a set of small functions, one per feature.
-//! - A worker can also run functions of another process, through [`OrchestrationExecutor`] and
-//!   [`ActivityExecutor`].
+//! - A worker can also run functions of another process, through [`OrchestrationExecutor`], [`ActivityExecutor`]
+//!   and [`EntityExecutor`].
 //!
 //! Whatever a worker cannot handle (a function that is not registered, a backend that fails, a history
 //! that cannot be read) is given back and comes again; nothing is lost and no instance is failed for it.
@@ -40,8 +42,10 @@ mod activity;
 mod backoff;
 mod context;
 mod dispatcher;
+mod entity;
 mod executor;
 mod give_back;
+mod instance;
 mod lifecycle;
 mod metrics;
 mod orchestration;
@@ -51,6 +55,10 @@ mod settings;
 mod worker;
 
 pub use context::ActivityContext;
+pub use entity::{
+    EntityBatch, EntityContext, EntityExecutor, EntityMethod, OperationError, Operations, Reply,
+    StartOptions, TypedEntity,
+};
 pub use executor::{
     ActivityExecutor, ActivityOutcome, ActivityRequest, ExecutorError, OrchestrationExecutor,
     OrchestrationSession,
@@ -66,13 +74,17 @@ pub use taskhub_core::{
     OrchestrationService, Readiness, ServiceError, ServiceStatus, Tags, Timestamp,
 };
 #[doc(no_inline)]
+pub use taskhub_entities::{
+    BatchResult, EntityAction, EntityId, InvalidEntityId, OperationRequest, ResponseMessage,
+};
+#[doc(no_inline)]
 pub use taskhub_replay::{
-    ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EntityId,
-    EntityLock, EntityOperationDefinition, EpisodeError, EpisodeResult, ErrorMode, EventBehaviour, EventWait,
-    InvalidEntityId, LockRequest, LongTimers, OrchestrationContext, OrchestrationDefinition, Orchestrator,
-    OrchestratorError, OrchestratorFuture, OrchestratorSource, PayloadError, PreservedEvents, ReplaySettings,
-    RetryPolicy, SessionAborted, SubOrchestrationIds, SubOrchestrationOptions, Task, TaskFailure, TaskKind,
-    Timer, Turn, VersionFailure, VersionMatch, VersioningSettings, join, join_all, log, orchestrator, race,
+    ActivityDefinition, ActivityOptions, ApplicationError, ContinueAsNewOptions, Either, EntityLock,
+    EntityOperationDefinition, EpisodeError, EpisodeResult, ErrorMode, EventBehaviour, EventWait,
+    LockRequest, LongTimers, OrchestrationContext, OrchestrationDefinition, Orchestrator, OrchestratorError,
+    OrchestratorFuture, OrchestratorSource, PayloadError, PreservedEvents, ReplaySettings, RetryPolicy,
+    SessionAborted, SubOrchestrationIds, SubOrchestrationOptions, Task, TaskFailure, TaskKind, Timer, Turn,
+    VersionFailure, VersionMatch, VersioningSettings, join, join_all, log, orchestrator, race,
     raw_orchestrator, select,
 };
 

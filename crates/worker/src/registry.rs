@@ -17,6 +17,7 @@ use taskhub_replay::{
 };
 
 use crate::context::ActivityContext;
+use crate::entity::EntityFn;
 use crate::executor::{
     ActivityExecutor, ActivityOutcome, ActivityRequest, ExecutorError, OrchestrationExecutor,
     OrchestrationSession,
@@ -27,7 +28,7 @@ use crate::executor::{
 pub type ActivityError = OrchestratorError;
 
 /// What a panic of user code looks like to an orchestration.
-const PANIC_TYPE: &str = "System.Exception";
+pub(crate) const PANIC_TYPE: &str = "System.Exception";
 
 type ActivityFn =
     Arc<dyn Fn(ActivityContext) -> BoxFuture<'static, Result<Option<String>, ActivityError>> + Send + Sync>;
@@ -40,7 +41,7 @@ type Key = (String, String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} registered twice. name=`{name}` version=`{version}`")]
 pub struct DuplicateRegistration {
-    /// `orchestration` or `activity`.
+    /// `orchestration`, `activity` or `entity`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -56,6 +57,7 @@ type Registered = (Arc<dyn Orchestrator>, Option<ReplaySettings>);
 pub(crate) struct Registry {
     orchestrations: HashMap<Key, Registered>,
     activities: HashMap<Key, ActivityFn>,
+    entities: HashMap<Key, EntityFn>,
     duplicate: Option<DuplicateRegistration>,
 }
 
@@ -84,6 +86,16 @@ impl Registry {
         });
         let added = add(&mut self.activities, name, version, erased, "activity");
         self.duplicate = self.duplicate.take().or(added.err());
+    }
+
+    /// Names of entities ignore case: Durable Functions lowers them, DTFx's core does not.
+    pub(crate) fn add_entity(&mut self, name: &str, entity: EntityFn) {
+        let added = add(&mut self.entities, &name.to_lowercase(), "", entity, "entity");
+        self.duplicate = self.duplicate.take().or(added.err());
+    }
+
+    pub(crate) fn entity(&self, name: &str) -> Option<EntityFn> {
+        self.entities.get(&key(&name.to_lowercase(), "")).cloned()
     }
 
     /// Without versions, sorted.

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use taskhub_entities::EntitySettings;
 use taskhub_replay::{EpisodeSettings, ErrorMode, EventBehaviour, ReplaySettings, VersioningSettings};
 
 /// How failures of activities and orchestrations are written. All workers of a hub should agree.
@@ -23,8 +24,14 @@ pub struct WorkerSettings {
     /// Activities processed at the same time, at least 1. Source: as above,
     /// `MaxConcurrentTaskActivityWorkItems`.
     pub max_concurrent_task_activity_work_items: usize,
-    /// Whether instances stay in memory between episodes, as many as half of the orchestrations that may
-    /// be processed at the same time. The backend says for how long. Source: as above,
+    /// Entities processed at the same time, at least 1; orchestrations do not count. Source: as above,
+    /// `MaxConcurrentTaskEntityWorkItems`.
+    pub max_concurrent_task_entity_work_items: usize,
+    /// Most operations that an entity runs before its state is stored; 0 for no bound. Source: as above,
+    /// `MaxEntityOperationBatchSize`, which has no bound in DTFx; the default here is that of Durable Functions.
+    pub max_entity_operation_batch_size: usize,
+    /// Whether instances stay in memory between episodes, as many as half of the orchestrations and half of the
+    /// entities that may be processed at the same time. The backend says for how long. Source: as above,
     /// `ExtendedSessionsEnabled`.
     pub extended_sessions_enabled: bool,
     /// Whether inputs of activities and sub-orchestrations go into the history, not only into messages.
@@ -57,6 +64,8 @@ impl Default for WorkerSettings {
         Self {
             max_concurrent_task_orchestration_work_items: 100,
             max_concurrent_task_activity_work_items: 10,
+            max_concurrent_task_entity_work_items: 100,
+            max_entity_operation_batch_size: 5000,
             extended_sessions_enabled: false,
             include_parameters: false,
             include_details: false,
@@ -99,13 +108,13 @@ impl WorkerSettings {
         }
     }
 
-    /// Half of the slots, rounded up. Source: Azure/durabletask, constructor of
-    /// `TaskOrchestrationDispatcher`.
-    pub(crate) fn max_extended_sessions(&self) -> usize {
-        if self.extended_sessions_enabled {
-            self.max_concurrent_task_orchestration_work_items.div_ceil(2)
-        } else {
-            0
-        }
+    pub(crate) fn entity_settings(&self) -> EntitySettings {
+        EntitySettings { max_entity_operation_batch_size: self.max_entity_operation_batch_size }
+    }
+
+    /// Half of the slots, rounded up. Source: Azure/durabletask, constructors of
+    /// `TaskOrchestrationDispatcher` and `TaskEntityDispatcher`.
+    pub(crate) fn max_extended_sessions(&self, slots: usize) -> usize {
+        if self.extended_sessions_enabled { slots.div_ceil(2) } else { 0 }
     }
 }

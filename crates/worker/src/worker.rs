@@ -8,7 +8,7 @@ use taskhub_replay::{
     ActivityDefinition, OrchestrationContext, OrchestrationDefinition, Orchestrator, OrchestratorError,
     OrchestratorSource, ReplaySettings,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -16,11 +16,16 @@ use tracing::{info, warn};
 use crate::activity::ActivityWork;
 use crate::context::ActivityContext;
 use crate::dispatcher::dispatch;
+use crate::entity::{
+    self, EntityContext, EntityExecutor, EntityFn, EntityWork, LocalEntities, OperationError, Reply,
+    TypedEntity,
+};
 use crate::executor::{ActivityExecutor, OrchestrationExecutor};
 use crate::give_back::GaveBack;
+use crate::instance::InstanceWork;
 use crate::lifecycle::{ABANDON_GRACE, Lifecycle, WorkerHandle, WorkerState};
 use crate::metrics::WorkerMetrics;
-use crate::orchestration::OrchestrationWork;
+use crate::orchestration::{self, OrchestrationWork};
 use crate::registry::{
     ActivityError, DuplicateRegistration, LocalActivities, LocalOrchestrations, LocalSource, Registry,
 };
@@ -34,6 +39,7 @@ pub struct Worker {
     service: Arc<dyn OrchestrationService>,
     orchestrations: Arc<dyn OrchestrationExecutor>,
     activities: Arc<dyn ActivityExecutor>,
+    entities: Arc<dyn EntityExecutor>,
     settings: WorkerSettings,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -50,6 +56,7 @@ impl Worker {
             registry: Registry::default(),
             orchestrations: None,
             activities: None,
+            entities: None,
             settings: WorkerSettings::default(),
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds),
@@ -125,25 +132,38 @@ impl Worker {
 
     fn dispatchers(&self, life: &Lifecycle) -> JoinSet<()> {
         let gave_back = Arc::new(GaveBack::new(self.metrics.clone()));
-        let orchestrations = OrchestrationWork::new(
-            self.service.clone(),
-            self.orchestrations.clone(),
-            &self.settings,
-            self.clock.clone(),
-            self.ids.clone(),
-            life.clone(),
-            gave_back.clone(),
-        );
+        let instances = |kind, slots| InstanceWork {
+            kind,
+            service: self.service.clone(),
+            clock: self.clock.clone(),
+            life: life.clone(),
+            gave_back: gave_back.clone(),
+            sessions: Arc::new(Semaphore::new(self.settings.max_extended_sessions(slots))),
+        };
+        let orchestration_slots = self.settings.max_concurrent_task_orchestration_work_items;
+        let entity_slots = self.settings.max_concurrent_task_entity_work_items;
+        let orchestrations = OrchestrationWork {
+            base: instances(orchestration::KIND, orchestration_slots),
+            executor: self.orchestrations.clone(),
+            settings: self.settings.episode_settings(),
+            ids: self.ids.clone(),
+        };
+        let entities = EntityWork {
+            base: instances(entity::KIND, entity_slots),
+            executor: self.entities.clone(),
+            settings: self.settings.entity_settings(),
+            ids: self.ids.clone(),
+        };
         let activities = ActivityWork {
             service: self.service.clone(),
             executor: self.activities.clone(),
             clock: self.clock.clone(),
             life: life.clone(),
-            gave_back,
+            gave_back: gave_back.clone(),
         };
         let mut dispatchers = JoinSet::new();
-        let limit = self.settings.max_concurrent_task_orchestration_work_items;
-        dispatchers.spawn(dispatch(Arc::new(orchestrations), limit, life.clone()));
+        dispatchers.spawn(dispatch(Arc::new(orchestrations), orchestration_slots, life.clone()));
+        dispatchers.spawn(dispatch(Arc::new(entities), entity_slots, life.clone()));
         let limit = self.settings.max_concurrent_task_activity_work_items;
         dispatchers.spawn(dispatch(Arc::new(activities), limit, life.clone()));
         dispatchers
@@ -155,6 +175,7 @@ impl fmt::Debug for Worker {
         f.debug_struct("Worker")
             .field("orchestrations", &self.orchestrations)
             .field("activities", &self.activities)
+            .field("entities", &self.entities)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
@@ -166,6 +187,7 @@ pub struct WorkerBuilder {
     registry: Registry,
     orchestrations: Option<Arc<dyn OrchestrationExecutor>>,
     activities: Option<Arc<dyn ActivityExecutor>>,
+    entities: Option<Arc<dyn EntityExecutor>>,
     settings: WorkerSettings,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -289,6 +311,52 @@ impl WorkerBuilder {
         self.activity_version(D::NAME, D::VERSION, activity)
     }
 
+    /// Registers an entity: `async fn(EntityContext) -> Result<Reply, E>`, which matches on the operation. Names of
+    /// entities ignore case.
+    ///
+    /// ```
+    /// use taskhub_worker::{EntityContext, OperationError, Reply};
+    ///
+    /// async fn counter(ctx: EntityContext) -> Result<Reply, OperationError> {
+    ///     let value: i64 = ctx.state()?.unwrap_or_default();
+    ///     match ctx.operation() {
+    ///         "add" => ctx.set_state(&(value + ctx.input::<Option<i64>>()?.unwrap_or(1)))?,
+    ///         "get" => return Ok(ctx.reply(&value)?),
+    ///         "delete" => ctx.delete_state(),
+    ///         _ => return Err(ctx.unknown_operation()),
+    ///     }
+    ///     Ok(Reply::NONE)
+    /// }
+    ///
+    /// # fn register(builder: taskhub_worker::WorkerBuilder) -> taskhub_worker::WorkerBuilder {
+    /// builder.entity("counter", counter)
+    /// # }
+    /// ```
+    ///
+    /// An operation that returns an error or panics leaves the state and everything it asked for undone, and the
+    /// caller is told; the operations after it run.
+    #[must_use]
+    pub fn entity<E, F, R>(mut self, name: &str, entity: F) -> Self
+    where
+        E: Into<OperationError> + 'static,
+        F: Fn(EntityContext) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Reply, E>> + Send + 'static,
+    {
+        let erased: EntityFn = Arc::new(move |context| {
+            let running = entity(context);
+            Box::pin(async move { running.await.map_err(Into::into) })
+        });
+        self.registry.add_entity(name, erased);
+        self
+    }
+
+    /// Registers an entity whose state is a value of type `S` and whose operations are its methods.
+    #[must_use]
+    pub fn typed_entity<S: TypedEntity>(mut self, name: &str) -> Self {
+        self.registry.add_entity(name, entity::typed::<S>());
+        self
+    }
+
     /// Runs orchestrators elsewhere than in this process; registered ones are then not used.
     #[must_use]
     pub fn orchestration_executor(mut self, executor: Arc<dyn OrchestrationExecutor>) -> Self {
@@ -300,6 +368,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn activity_executor(mut self, executor: Arc<dyn ActivityExecutor>) -> Self {
         self.activities = Some(executor);
+        self
+    }
+
+    /// Runs entities elsewhere than in this process; registered ones are then not used.
+    #[must_use]
+    pub fn entity_executor(mut self, executor: Arc<dyn EntityExecutor>) -> Self {
+        self.entities = Some(executor);
         self
     }
 
@@ -353,12 +428,15 @@ impl WorkerBuilder {
             Arc::new(LocalOrchestrations::new(registry.clone(), self.settings.replay_settings()))
         });
         let activities = self.activities.unwrap_or_else(|| {
-            Arc::new(LocalActivities { registry, error_mode: self.settings.error_mode() })
+            Arc::new(LocalActivities { registry: registry.clone(), error_mode: self.settings.error_mode() })
         });
+        let entities =
+            self.entities.unwrap_or_else(|| Arc::new(LocalEntities { registry, ids: self.ids.clone() }));
         Ok(Worker {
             service: self.service,
             orchestrations,
             activities,
+            entities,
             settings: self.settings,
             clock: self.clock,
             ids: self.ids,

@@ -71,6 +71,19 @@ pub(crate) struct Tracked {
     pub(crate) blob_names: Vec<String>,
 }
 
+/// Which instances a dispatcher asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InstanceKind {
+    Orchestration,
+    Entity,
+}
+
+impl InstanceKind {
+    fn includes(self, instance_id: &InstanceId) -> bool {
+        instance_id.is_entity() == (self == Self::Entity)
+    }
+}
+
 /// A session as handed to admission.
 #[derive(Debug)]
 pub(crate) struct Taken {
@@ -165,14 +178,14 @@ impl SessionManager {
         self.state().pending.iter().find(|b| b.id == batch).map(|b| b.messages.len())
     }
 
-    /// Makes the first ready batch a session. A batch of an instance that is being worked on joins that
-    /// session, or waits if it is of another execution.
-    pub(crate) fn take_ready(&self) -> Option<Taken> {
+    /// Makes the first ready batch of an entity, or of an orchestration, a session. A batch of an instance that
+    /// is being worked on joins that session, or waits if it is of another execution.
+    pub(crate) fn take_ready(&self, kind: InstanceKind) -> Option<Taken> {
         let mut state = self.state();
         let mut at = 0;
         while at < state.pending.len() {
             let batch = &state.pending[at];
-            if batch.history.is_none() {
+            if batch.history.is_none() || !kind.includes(&batch.instance.instance_id) {
                 at += 1;
                 continue;
             }

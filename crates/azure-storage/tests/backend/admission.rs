@@ -167,7 +167,8 @@ async fn an_event_to_an_unknown_entity_starts_it() {
     let world = World::new();
     let (client, worker) = (world.client(), world.worker("w1").await);
     client.send_event(OrchestrationInstance::current("@counter@a"), raised("op")).await.unwrap();
-    let item = lock(&worker).await;
+    assert!(worker.lock_next_orchestration(Duration::from_secs(60)).await.unwrap().is_none());
+    let item = lock_entity(&worker).await;
     let EventKind::ExecutionStarted(started) = &item.messages[0].event.kind else { panic!() };
     assert_eq!(started.name, "@counter@a");
     assert_eq!(item.instance.execution_id, started.instance.execution_id);

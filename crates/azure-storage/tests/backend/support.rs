@@ -93,6 +93,10 @@ pub(crate) async fn lock(worker: &AzureStorageService) -> OrchestrationWorkItem 
     worker.lock_next_orchestration(SOON).await.unwrap().expect("an orchestration within two minutes")
 }
 
+pub(crate) async fn lock_entity(worker: &AzureStorageService) -> OrchestrationWorkItem {
+    worker.lock_next_entity(SOON).await.unwrap().expect("an entity within two minutes")
+}
+
 pub(crate) async fn lock_activity(worker: &AzureStorageService) -> ActivityWorkItem {
     worker.lock_next_activity(SOON).await.unwrap().expect("an activity within two minutes")
 }

@@ -79,6 +79,13 @@ impl OrchestrationService for Observed {
         self.service.lock_next_orchestration(timeout).await
     }
 
+    async fn lock_next_entity(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
+        self.service.lock_next_entity(timeout).await
+    }
+
     async fn renew_orchestration(&self, token: LockToken) -> Result<Timestamp, ServiceError> {
         self.service.renew_orchestration(token).await
     }

@@ -8,6 +8,7 @@ mod entities;
 mod errors;
 mod large_payloads;
 mod lists;
+mod live_entities;
 mod orchestrations;
 mod purge;
 mod rewind;

@@ -6,7 +6,7 @@ use taskhub_client::{Start, TaskHubClient};
 use taskhub_core::{InstanceFetch, OrchestrationState, OrchestrationStatus, TaskHubName, Timestamp};
 use taskhub_testkit::TestHub;
 use taskhub_worker::samples::{self, SampleOptions};
-use taskhub_worker::{Worker, WorkerBuilder, WorkerHandle, WorkerSettings};
+use taskhub_worker::{WorkItemLabels, Worker, WorkerBuilder, WorkerHandle, WorkerSettings};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Batches of entities that this worker has stored.
+    pub(crate) fn entity_batches(&self) -> u64 {
+        let completed = WorkItemLabels { kind: "entity", outcome: "completed" };
+        self.handle.metrics().work_items.get_or_create(&completed).get()
+    }
+
     pub(crate) async fn stop(self) {
         self.handle.shutdown();
         self.task.await.unwrap();

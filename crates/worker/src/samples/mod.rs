@@ -1,4 +1,4 @@
-//! A set of small orchestrations and activities, one per feature: for trying out a hub, for tests, and
+//! A set of small orchestrations, activities and entities, one per feature: for trying out a hub, for tests, and
 //! for hubs that other programs have begun with the same functions.
 //!
 //! All inputs and outputs are JSON. Where an orchestration takes a number, it has a default.
@@ -14,6 +14,7 @@
 //! ```
 
 mod activities;
+mod entities;
 mod entity_users;
 mod hold;
 mod orchestrations;
@@ -57,7 +58,11 @@ impl fmt::Debug for SampleOptions {
     }
 }
 
-/// Registers all sample orchestrations and activities.
+/// Registers all sample orchestrations, activities and entities.
+///
+/// | Entity | |
+/// |---|---|
+/// | `counter` | a number: `add` (1), `reset`, `get`, `delete`, `relay` |
 ///
 /// | Activity | Input | |
 /// |---|---|---|
@@ -98,6 +103,6 @@ impl fmt::Debug for SampleOptions {
 /// | `SignalLater` | seconds, 5 | signals the counter `later` to `add` 1 after that time, and the counter `relay` to signal `end`; `SayHello` |
 pub fn register(builder: WorkerBuilder, options: SampleOptions) -> WorkerBuilder {
     let options = Arc::new(options);
-    let builder = activities::register(builder, &options);
+    let builder = entities::register(activities::register(builder, &options));
     entity_users::register(orchestrations::register(builder, &options))
 }

@@ -23,6 +23,7 @@ pub(crate) enum Call {
     Start,
     Stop,
     FetchOrchestration,
+    FetchEntity,
     FetchActivity,
     Complete(LockToken),
     Discard(LockToken),
@@ -199,7 +200,8 @@ impl FakeService {
     /// Calls that are about this work item.
     pub(crate) fn calls_of(&self, token: LockToken) -> Vec<Call> {
         let about = |call: &Call| match call {
-            Call::Start | Call::Stop | Call::FetchOrchestration | Call::FetchActivity => false,
+            Call::Start | Call::Stop | Call::FetchOrchestration => false,
+            Call::FetchEntity | Call::FetchActivity => false,
             Call::Complete(t) | Call::Discard(t) | Call::Abandon(t) | Call::NextMessages(t) => *t == token,
             Call::Renew(t) | Call::Release(t) | Call::CompleteActivity(t) => *t == token,
             Call::AbandonActivity(t) | Call::RenewActivity(t) => *t == token,
@@ -239,6 +241,19 @@ impl FakeService {
         tokio::time::timeout(Duration::from_secs(3600), wait)
             .await
             .unwrap_or_else(|_| panic!("never happened: {what}; calls {:?}", self.calls()));
+    }
+
+    async fn next_instance(&self, timeout: Duration, entity: bool) -> Option<OrchestrationWorkItem> {
+        let take = |state: &mut State| {
+            let wanted = |item: &OrchestrationWorkItem| item.instance.instance_id.is_entity() == entity;
+            let at = state.orchestrations.iter().position(wanted)?;
+            let item = state.orchestrations.remove(at)?;
+            state.open.insert(item.token);
+            Some(item)
+        };
+        let mut item = self.next(timeout, take).await?;
+        item.locked_until = self.clock.now() + LOCK;
+        Some(item)
     }
 
     /// Waits for a prepared item, `None` after `timeout` or when stopped.
@@ -292,16 +307,16 @@ impl OrchestrationService for FakeService {
     ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
         self.record(Call::FetchOrchestration);
         self.failure("lock_next_orchestration")?;
-        let take = |state: &mut State| {
-            let item = state.orchestrations.pop_front()?;
-            state.open.insert(item.token);
-            Some(item)
-        };
-        let item = self.next(timeout, take).await;
-        Ok(item.map(|mut item| {
-            item.locked_until = self.clock.now() + LOCK;
-            item
-        }))
+        Ok(self.next_instance(timeout, false).await)
+    }
+
+    async fn lock_next_entity(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
+        self.record(Call::FetchEntity);
+        self.failure("lock_next_entity")?;
+        Ok(self.next_instance(timeout, true).await)
     }
 
     async fn renew_orchestration(&self, token: LockToken) -> Result<Timestamp, ServiceError> {

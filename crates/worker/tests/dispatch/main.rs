@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod activities;
+mod entities;
 mod fake;
 mod orchestrations;
 mod registration;

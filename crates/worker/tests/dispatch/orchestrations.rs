@@ -85,14 +85,6 @@ async fn a_missing_orchestrator_is_given_back_and_the_instance_not_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn entities_are_given_back() {
-    let service = FakeService::new();
-    let token = service.offer_start("@counter@a", "@counter@a", None);
-    settle(&service, service.worker(), |s| !s.calls_of(token).is_empty()).await;
-    assert_eq!(service.calls_of(token), [Call::Abandon(token), Call::Release(token)]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_aborted_session_is_given_back_without_a_failure() {
     let service = FakeService::new();
     let first = service.offer_start("i", "Abort", None);
