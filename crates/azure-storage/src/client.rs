@@ -9,12 +9,17 @@ use taskhub_core::{
 };
 use tokio::sync::OnceCell;
 
-use crate::hub::Hub;
+use crate::hub::{Hub, HubLayout};
 use crate::partition::app_lease;
 use crate::queue::send::{MessageSender, client_sender};
 use crate::tracking::key;
 use crate::tracking::purge::PurgeOnly;
 use crate::tracking::store::TrackingStore;
+
+/// There is no hub of this name in the account.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no task hub of this name")]
+pub struct HubMissing;
 
 /// A task hub in Azure Storage as a client uses it. It touches no leases.
 #[derive(Debug)]
@@ -22,12 +27,29 @@ pub struct AzureStorageClient {
     hub: Hub,
     tracking: TrackingStore,
     sender: OnceCell<MessageSender>,
+    creates_hub: bool,
 }
 
 impl AzureStorageClient {
     /// A client of a hub. Nothing is read before it is needed.
     pub fn new(hub: Hub) -> Self {
-        Self { tracking: TrackingStore::new(hub.clone()), hub, sender: OnceCell::new() }
+        Self { tracking: TrackingStore::new(hub.clone()), hub, sender: OnceCell::new(), creates_hub: true }
+    }
+
+    /// The same client, for which a hub that does not exist is an error (`NotFound`, caused by [`HubMissing`])
+    /// instead of one to be created.
+    #[must_use]
+    pub fn of_existing_hub(mut self) -> Self {
+        self.creates_hub = false;
+        self
+    }
+
+    /// Looks at the hub now, instead of before the first message.
+    ///
+    /// # Errors
+    /// As [`Hub::detect`]; `NotFound` see [`AzureStorageClient::of_existing_hub`].
+    pub async fn connect(&self) -> Result<(), ServiceError> {
+        self.sender().await.map(drop)
     }
 
     /// The hub.
@@ -35,12 +57,20 @@ impl AzureStorageClient {
         &self.hub
     }
 
+    async fn existing(&self) -> Result<HubLayout, ServiceError> {
+        self.hub.detect().await?.ok_or_else(|| {
+            let text = format!("the task hub cannot be used. hub=`{}`", self.hub.name());
+            ServiceError::with_source(ErrorKind::NotFound, text, HubMissing)
+        })
+    }
+
     /// The partition count is the hub's, read before the first message is sent; a hub that does not exist
     /// is created, as DTFx clients do.
     async fn sender(&self) -> Result<&MessageSender, ServiceError> {
         self.sender
             .get_or_try_init(|| async {
-                let layout = self.hub.ensure().await?;
+                let layout =
+                    if self.creates_hub { self.hub.ensure().await? } else { self.existing().await? };
                 Ok(MessageSender::new(self.hub.clone(), layout.partition_count))
             })
             .await
@@ -142,6 +172,9 @@ impl OrchestrationServiceClient for AzureStorageClient {
     }
 
     async fn make_primary(&self) -> Result<(), ServiceError> {
+        if !self.creates_hub {
+            self.existing().await?;
+        }
         app_lease::ask_for(&self.hub).await
     }
 

@@ -27,7 +27,7 @@ mod shared;
 pub mod tracking;
 mod watchdog;
 
-pub use client::AzureStorageClient;
+pub use client::{AzureStorageClient, HubMissing};
 pub use hub::{
     DEFAULT_PARTITION_COUNT, Hub, HubInspection, HubLayout, PartitionManagerKind, QueueInspection,
 };

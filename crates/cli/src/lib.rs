@@ -80,6 +80,6 @@ pub async fn run(cli: Cli, environment: &Environment, console: &mut Console) -> 
             Ok(Exit::Done)
         }
         Command::Hub(HubCommand::Show) => hub_view::run(&cli.common, environment, console).await,
-        command => wire::session(&cli.common, &command, environment, console)?.run(command).await,
+        command => wire::session(&cli.common, &command, environment, console).await?.run(command).await,
     }
 }

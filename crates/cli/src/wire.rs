@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use taskhub_azure_storage::message::MessageEncoding;
-use taskhub_azure_storage::{AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub};
+use taskhub_azure_storage::{AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub, HubMissing};
 use taskhub_client::TaskHubClient;
 use taskhub_core::{
     Clock, IdSource, OrchestrationService, OrchestrationServiceClient, RandomIds, SystemClock, TaskHubName,
@@ -23,7 +23,10 @@ use crate::config::{Connection, Environment, HostJson, HubConfig, Identity};
 use crate::console::Console;
 
 /// What a command line that needs only a client works with.
-pub(crate) fn session<'a>(
+///
+/// Differs: in `func durable` every command creates the hub, so that a mistyped name leaves one behind. Here
+/// only a start does; what concerns instances that are there fails.
+pub(crate) async fn session<'a>(
     common: &CommonArgs,
     command: &Command,
     environment: &Environment,
@@ -36,13 +39,39 @@ pub(crate) fn session<'a>(
         config.app_name.clone_from(name);
     }
     let hub = hub(&config, &CreateArgs::default(), worker_id())?;
+    let backend = AzureStorageClient::new(hub);
+    let backend = match command {
+        Command::StartNew(_) => backend,
+        // Nothing is found in a hub that does not exist.
+        Command::GetRuntimeStatus(_) | Command::GetHistory(_) | Command::GetInstances(_) => backend,
+        _ => existing(backend).await?,
+    };
     Ok(Session {
-        client: client(&hub),
+        client: TaskHubClient::new(Arc::new(backend)),
         hub: config.hub,
         app_name: config.app_name,
         directory: environment.directory.clone(),
         console,
     })
+}
+
+/// The client of a hub that has to be there.
+async fn existing(backend: AzureStorageClient) -> Result<AzureStorageClient> {
+    let backend = backend.of_existing_hub();
+    backend.connect().await.map_err(|error| {
+        let error = anyhow::Error::from(error);
+        if error.chain().any(|cause| cause.is::<HubMissing>()) {
+            let hub = backend.hub().name();
+            let text = format!(
+                "task hub '{hub}' does not exist. Check its name, or create it with `taskhub create-task-hub \
+                 --task-hub-name {hub}`"
+            );
+            error.context(text)
+        } else {
+            error
+        }
+    })?;
+    Ok(backend)
 }
 
 /// The services of an account.
@@ -167,6 +196,21 @@ mod tests {
             let error = format!("{:#}", account(&ConnectionString(text.into()).into()).unwrap_err());
             assert!(!error.contains("c2VjcmV0"), "{error}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mistyped_hub_is_an_error_that_names_it_and_creates_nothing() {
+        use taskhub_core::Timestamp;
+        use taskhub_testkit::TestHub;
+
+        let test = TestHub::in_memory(&TaskHubName::new("TestHob").unwrap(), 1, Timestamp::MIN);
+        let client = || AzureStorageClient::new(test.open("client").unwrap());
+        let error = format!("{:#}", existing(client()).await.unwrap_err());
+        assert!(error.starts_with("task hub 'TestHob' does not exist."), "{error}");
+        assert!(error.contains("`taskhub create-task-hub --task-hub-name TestHob`"), "{error}");
+        assert!(test.memory().unwrap().queues().is_empty());
+        client().hub().create().await.unwrap();
+        existing(client()).await.unwrap();
     }
 
     #[cfg(not(feature = "entra"))]

@@ -1,10 +1,10 @@
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
 
 use crate::{ClientError, Start, Started, TaskHubClient};
 
-/// Instances started at once by one call.
-const STARTS_AT_ONCE: usize = 16;
+/// Instances of a batch started at once.
+pub const STARTS_AT_ONCE: usize = 16;
 
 impl Start {
     /// Starts described by an object `{"FunctionName": .., "Input": .., "InstanceId": ..}` or an array of them,
@@ -47,10 +47,28 @@ impl TaskHubClient {
     /// the order of the list.
     ///
     /// # Errors
-    /// The first failure; instances before and near it may have been started.
+    /// The first failure; instances before it have been started, and perhaps some of the next
+    /// [`STARTS_AT_ONCE`].
     pub async fn start_all(&self, starts: Vec<Start>) -> Result<Vec<Started>, ClientError> {
-        let starting = starts.into_iter().map(|start| self.start_new(start));
-        stream::iter(starting).buffered(STARTS_AT_ONCE).try_collect().await
+        self.starting(starts, |client, start| client.start_new(start)).try_collect().await
+    }
+
+    /// The same one by one, as they are started, each by [`TaskHubClient::start`]: whatever the status of an
+    /// instance with the same id. A caller that stops at a failure starts no more than [`STARTS_AT_ONCE`]
+    /// beyond it.
+    pub fn start_each(&self, starts: Vec<Start>) -> impl Stream<Item = Result<Started, ClientError>> + '_ {
+        self.starting(starts, |client, start| client.start(start))
+    }
+
+    fn starting<'a, F>(
+        &'a self,
+        starts: Vec<Start>,
+        start: impl Fn(&'a Self, Start) -> F + 'a,
+    ) -> impl Stream<Item = Result<Started, ClientError>> + 'a
+    where
+        F: Future<Output = Result<Started, ClientError>> + 'a,
+    {
+        stream::iter(starts).map(move |described| start(self, described)).buffered(STARTS_AT_ONCE)
     }
 }
 

@@ -42,6 +42,7 @@ mod rewind;
 mod start;
 mod wait;
 
+pub use batch::STARTS_AT_ONCE;
 pub use client::TaskHubClient;
 pub use entity::{CleanEntities, CleanedEntities, EntityId, EntityPage, EntityQuery, EntityState};
 pub use error::{ClientError, Operation};

@@ -1,5 +1,8 @@
 //! Reads and conditional writes of the Instances table.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use futures::stream::{self, StreamExt as _};
 use taskhub_core::{
     EpisodeCommit, ErrorKind, EventKind, ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage,
     InstanceQuery, OrchestrationInstance, OrchestrationState, OrchestrationStatus, ServiceError, TaskMessage,
@@ -21,6 +24,14 @@ const INSTANCE_WRITE_ATTEMPTS: u32 = 5;
 const MAX_COLUMN_BYTES: usize = 64 * 1024;
 /// Stands for a custom status that is larger.
 const TOO_LARGE_STATUS: &str = "\"the custom status is too large to be shown\"";
+
+/// Payloads of listed instances that are read at once.
+const RESOLVE_CONCURRENCY: usize = 8;
+/// Inputs and outputs of a page, in bytes of UTF-8, after which it ends early.
+pub(crate) const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
+/// Begins the continuation of a page that ended early; the key of the next instance follows in Base64. The
+/// service's tokens hold two words, of which the second is empty here.
+const EARLY_END: &str = "from! ";
 
 /// An Instances row with its version.
 #[derive(Debug, Clone)]
@@ -369,6 +380,26 @@ impl TrackingStore {
         Ok(Some(InstanceRow { state: self.read_instance(&row)?, etag }))
     }
 
+    /// The same read by its key: the whole row, but for stores that look through a table to answer a filter
+    /// (the emulator) a fraction of the work.
+    pub(crate) async fn instance_row_by_key(
+        &self,
+        instance_id: &InstanceId,
+    ) -> Result<Option<InstanceRow>, ServiceError> {
+        let table = self.hub.names.instances_table();
+        let row =
+            match self.hub.account.tables.get_entity(&table, &key::escape(instance_id.as_str()), "").await {
+                Err(e) if e.kind() != storage::ErrorKind::NotFound => {
+                    let what = format!("cannot read the Instances row. instance=`{instance_id}`");
+                    return Err(self.hub.failed(what, e));
+                }
+                found => found.ok().flatten(),
+            };
+        let Some(row) = row else { return Ok(None) };
+        let etag = row.etag.clone();
+        Ok(Some(InstanceRow { state: self.read_instance(&row)?, etag }))
+    }
+
     fn read_instance(&self, row: &Entity) -> Result<OrchestrationState, ServiceError> {
         instance_row::read(row)
             .map_err(|e| self.hub.unreadable("a row of the Instances table cannot be read", e))
@@ -466,13 +497,27 @@ impl TrackingStore {
         }
     }
 
-    /// One page of instances.
+    /// One page of instances. Large payloads are read several at once; the page ends early when those it has
+    /// are many, so that memory holds [`MAX_PAGE_BYTES`] and what is being read.
+    ///
+    /// Differs: DTFx reads them one after the other, and holds whatever a page has.
     pub(crate) async fn list_instances(&self, query: &InstanceQuery) -> Result<InstancePage, ServiceError> {
+        let mut query = query.clone();
+        let mut continuation = query.continuation.take();
+        if let Some(from) = continuation.as_deref().and_then(|token| token.strip_prefix(EARLY_END)) {
+            let key = BASE64_URL_SAFE_NO_PAD.decode(from).ok().and_then(|key| String::from_utf8(key).ok());
+            query.key_from = Some(key.ok_or_else(|| {
+                let text =
+                    format!("the continuation token is none of this program. hub=`{}`", self.hub.name());
+                ServiceError::new(ErrorKind::Invalid, text)
+            })?);
+            continuation = None;
+        }
         let table_query = TableQuery {
-            filter: instance_row::filter(query),
+            filter: instance_row::filter(&query),
             select: instance_row::select(query.fetch),
             top: query.page_size,
-            continuation: query.continuation.clone(),
+            continuation,
         };
         let page = match self.hub.account.tables.query(&self.hub.names.instances_table(), &table_query).await
         {
@@ -480,21 +525,37 @@ impl TrackingStore {
             Err(e) if e.kind() == storage::ErrorKind::NotFound => return Ok(InstancePage::default()),
             Err(e) => return Err(self.hub.failed("cannot list instances", e)),
         };
-        let mut instances = Vec::with_capacity(page.entities.len());
+        let mut continuation = page.continuation;
         let prefix = query.instance_id_prefix.as_deref().map(key::escape).unwrap_or_default();
         // A few prefixes have no text that ends their range: the filter then finds what follows, too.
-        for row in page.entities.into_iter().filter(|row| row.partition_key.starts_with(&prefix)) {
-            let key = row.partition_key.clone();
-            match self.resolved(row).await {
-                Ok(state) => instances.push(state),
+        let mut rows = page.entities;
+        rows.retain(|row| row.partition_key.starts_with(&prefix));
+        let keys: Vec<_> = rows.iter().map(|row| row.partition_key.clone()).collect();
+        let mut resolving = stream::iter(rows)
+            .map(|row| self.resolved(row))
+            .buffered(RESOLVE_CONCURRENCY)
+            .zip(stream::iter(1..));
+        let (mut instances, mut held) = (Vec::new(), 0);
+        while let Some((resolved, next)) = resolving.next().await {
+            match resolved {
+                Ok(state) => {
+                    held +=
+                        [&state.input, &state.output].into_iter().flatten().map(String::len).sum::<usize>();
+                    instances.push(state);
+                }
                 // One row of other software, or one missing blob, must not hide all others.
                 Err(e) if e.kind() == ErrorKind::Data => {
+                    let key = &keys[next - 1];
                     tracing::warn!(hub = %self.hub.name(), key, error = e.chain(), "an instance is left out");
                 }
                 Err(e) => return Err(e),
             }
+            if let Some(next) = keys.get(next).filter(|_| held >= MAX_PAGE_BYTES) {
+                continuation = Some(format!("{EARLY_END}{}", BASE64_URL_SAFE_NO_PAD.encode(next)));
+                break;
+            }
         }
-        Ok(InstancePage { instances, continuation: page.continuation })
+        Ok(InstancePage { instances, continuation })
     }
 
     /// The state of a row, with large input and output downloaded.

@@ -34,7 +34,7 @@ impl TrackingStore {
         only: PurgeOnly,
     ) -> Result<Option<PurgeResult>, ServiceError> {
         let mut result = PurgeResult::default();
-        let Some(row) = self.instance_row(instance_id).await? else { return Ok(Some(result)) };
+        let Some(row) = self.instance_row_by_key(instance_id).await? else { return Ok(Some(result)) };
         let is_finished = row.state.status.is_some_and(OrchestrationStatus::is_terminal);
         let condition = match (only, row.etag) {
             (PurgeOnly::Finished, _) if !is_finished => return Ok(None),

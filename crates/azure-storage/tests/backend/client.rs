@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use taskhub_azure_storage::AzureStorageClient;
 use taskhub_core::{
-    ErrorKind, InstanceFetch, InstanceQuery, OrchestrationService, OrchestrationServiceClient,
-    OrchestrationStatus, StartOutcome, StartRequest,
+    ErrorKind, InstanceFetch, InstanceQuery, OrchestrationInstance, OrchestrationService,
+    OrchestrationServiceClient, OrchestrationStatus, RewindRequest, StartOutcome, StartRequest,
 };
+use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
 
 use crate::support::*;
 
@@ -134,4 +136,67 @@ async fn an_inspection_shows_queues_partitions_and_counts() {
     assert!(seen.partitions.iter().all(|p| p.current_owner == Some("w1".into())));
     assert_eq!(seen.instances.get("Pending"), Some(&1));
     worker.release_orchestration(item.token).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_reads_its_payloads_several_at_once_and_ends_before_they_are_too_many() {
+    const INSTANCES: usize = 60;
+    let world = World::new();
+    let client = world.client();
+    let input = format!("\"{}\"", "x".repeat(400_000));
+    for n in 0..INSTANCES {
+        let request = StartRequest {
+            name: "Echo".into(),
+            instance_id: format!("é/{n:02}").as_str().into(),
+            input: Some(input.clone()),
+            ..StartRequest::default()
+        };
+        client.start_instance(request).await.unwrap();
+    }
+    let plan = FaultPlan::default();
+    let mut hub = world.hub(World::settings("reader"));
+    hub.account = FaultyAccount::wrap(hub.account, &plan);
+    let client = AzureStorageClient::new(hub);
+    plan.add(Rule::on("GetBlob", Effect::DelayBefore(Duration::from_millis(30))));
+
+    let mut query = InstanceQuery { page_size: Some(1000), ..InstanceQuery::default() };
+    let (mut ids, mut sizes) = (Vec::new(), Vec::new());
+    let began = tokio::time::Instant::now();
+    loop {
+        let page = client.list_instances(&query).await.unwrap();
+        sizes.push(page.instances.iter().map(|i| i.input.as_ref().map_or(0, String::len)).sum::<usize>());
+        ids.extend(page.instances.into_iter().map(|i| i.instance.instance_id.to_string()));
+        query.continuation = page.continuation;
+        let Some(token) = &query.continuation else { break };
+        assert!(token.is_ascii(), "it travels in a header");
+    }
+    let expected: Vec<_> = (0..INSTANCES).map(|n| format!("é/{n:02}")).collect();
+    assert_eq!(ids, expected);
+    // 16 MiB and what has come with the last one.
+    assert!(sizes.len() == 2 && sizes.iter().all(|size| *size < 16 * 1024 * 1024 + 400_002), "{sizes:?}");
+    assert!(began.elapsed() <= Duration::from_millis(30) * INSTANCES as u32 / 4, "{:?}", began.elapsed());
+
+    let wrong = InstanceQuery { continuation: Some("from! é".into()), ..InstanceQuery::default() };
+    assert_eq!(client.list_instances(&wrong).await.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_an_existing_hub_creates_none() {
+    let world = World::new();
+    let client = world.client().of_existing_hub();
+    let event = || client.send_event(OrchestrationInstance::new("x", "e"), raised("Go"));
+    let request = RewindRequest { instance_id: "x".into(), reason: None, allow_timers: false };
+    for error in [
+        event().await.unwrap_err(),
+        client.rewind_instance(&request).await.unwrap_err(),
+        client.make_primary().await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.chain().contains("there is no task hub of this name"), "{}", error.chain());
+        assert!(error.to_string().contains("hub=`TestHub`"), "{error}");
+    }
+    assert!(world.store.queues().is_empty() && world.store.containers().is_empty());
+    client.create_hub().await.unwrap();
+    event().await.unwrap();
+    assert_eq!(world.control_messages(), 1);
 }

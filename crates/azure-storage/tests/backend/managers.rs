@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use taskhub_azure_storage::{
-    AzureStorageService, AzureStorageSettings, HubLayout, OwnershipState, PartitionManagerKind,
+    AzureStorageClient, AzureStorageService, AzureStorageSettings, HubLayout, OwnershipState,
+    PartitionManagerKind,
 };
-use taskhub_core::{Clock, OrchestrationService, Timestamp};
+use taskhub_core::{Clock, ErrorKind, OrchestrationService, OrchestrationServiceClient, Timestamp};
 use taskhub_storage::LeaseState;
 use taskhub_testkit::eventually_within;
 use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
@@ -415,5 +416,40 @@ async fn workers_whose_clocks_are_wrong_do_not_take_leases_early() {
         tokio::time::sleep(Duration::from_secs(19)).await;
         assert_eq!(counts(&world, PartitionManagerKind::Table).get("w2"), Some(&2));
         await_counts(&world, PartitionManagerKind::Table, 25, &[("w2", 4)]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_makes_its_application_the_primary_one() {
+    for kind in PartitionManagerKind::ALL {
+        let world = World::new();
+        let first = world.worker_with(settings(kind, "w1")).await;
+        await_counts(&world, kind, 5, &[("w1", 4)]).await;
+        let mut other = settings(kind, "w2");
+        other.app_name = "other".into();
+        let second = world.worker_with(other.clone()).await;
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        await_counts(&world, kind, 5, &[("w1", 4)]).await;
+
+        let client = AzureStorageClient::new(world.hub(other));
+        client.make_primary().await.unwrap();
+        let info =
+            || String::from_utf8(world.store.blobs("testhub-applease").remove(0).1.content.to_vec()).unwrap();
+        let id = |app: &str| taskhub_azure_storage::partition::app_lease_id(app);
+        let own_name = World::settings("w1").app_name;
+        assert_eq!(info(), format!(r#"{{"OwnerId":"{}","DesiredSwapId":"{}"}}"#, id(&own_name), id("other")));
+        // Who waits looks every five minutes.
+        await_counts(&world, kind, 400, &[("w2", 4)]).await;
+        assert_eq!(info(), format!(r#"{{"OwnerId":"{}","DesiredSwapId":null}}"#, id("other")));
+        // Who is it already changes nothing.
+        client.make_primary().await.unwrap();
+        assert_eq!(info(), format!(r#"{{"OwnerId":"{}","DesiredSwapId":null}}"#, id("other")));
+
+        let mut without = settings(kind, "w3");
+        without.use_app_lease = false;
+        let error = AzureStorageClient::new(world.hub(without)).make_primary().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        second.stop(STOP).await.unwrap();
+        first.stop(STOP).await.unwrap();
     }
 }

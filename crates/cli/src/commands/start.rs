@@ -1,15 +1,12 @@
 use anyhow::{Context, Result, bail};
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, pin_mut};
 use serde_json::{Value, json};
-use taskhub_client::Start;
+use taskhub_client::{STARTS_AT_ONCE, Start};
 use taskhub_core::InstanceFetch;
 
 use super::Session;
 use crate::args::{OutputForm, StartNewArgs};
 use crate::{Exit, payload};
-
-/// Instances of a batch started at once.
-const STARTS_AT_ONCE: usize = 16;
 
 impl Session<'_> {
     /// Starts one instance, or those of a file, whatever the status of one with the same id, as
@@ -50,7 +47,8 @@ impl Session<'_> {
         let (total, mut count) = (starts.len(), 0);
         let client = self.client.clone();
         let progress = (!self.console.out_is_terminal).then(|| self.console.progress());
-        let mut starting = stream::iter(starts).map(|start| client.start(start)).buffered(STARTS_AT_ONCE);
+        let starting = client.start_each(starts);
+        pin_mut!(starting);
         let mut documents = Vec::new();
         let mut failure = None;
         while let Some(result) = starting.next().await {

@@ -6,5 +6,6 @@ mod entities;
 mod matrix;
 mod openapi;
 mod security;
+mod storage;
 mod support;
 mod waits;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use taskhub_client::TaskHubClient;
 use taskhub_client::fake::{FakeService, client};
 use taskhub_core::OrchestrationStatus;
 use taskhub_http::axum::Router;
@@ -44,6 +45,12 @@ impl Api {
             status.into_iter().fold(fake, |fake, status| fake.with_state("x", status)),
             Options::default(),
         )
+    }
+
+    /// On a hub in storage.
+    pub(crate) fn on(client: TaskHubClient, options: Options) -> Self {
+        let router = router(Hubs::new("TestHub", client), options);
+        Self { router, fake: Arc::default() }
     }
 
     pub(crate) async fn raw(&self, request: Request<Body>) -> Reply {
