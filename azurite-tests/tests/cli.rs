@@ -110,6 +110,33 @@ async fn instances_are_started_listed_and_removed_with_no_worker() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_mistyped_hub_is_an_error_and_creates_nothing() -> Result<()> {
+    let hub = Hub::new();
+    for line in [
+        &["raise-event", "--id", "x", "--event-name", "E"][..],
+        &["terminate", "--id", "x"],
+        &["suspend", "--id", "x"],
+        &["resume", "--id", "x"],
+        &["rewind", "--id", "x"],
+        &["restart", "--id", "x"],
+        &["wait", "--id", "x"],
+        &["purge-history"],
+        &["entity", "signal", "Counter", "a", "--op", "add"],
+        &["make-primary"],
+    ] {
+        let Err(error) = hub.run(line).await else { anyhow::bail!("{line:?} succeeded") };
+        let error = format!("{error:#}");
+        let named = format!("task hub '{}' does not exist", hub.0);
+        ensure!(error.contains(&named) && error.contains("create-task-hub"), "{line:?}: {error}");
+    }
+    let nothing = hub.json(&["get-instances"]).await?;
+    ensure!(nothing["instances"] == serde_json::json!([]), "{nothing}");
+    let found = resources(&account()?, &hub.0).await?;
+    ensure!(found.is_empty(), "{found:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_worker_runs_what_the_commands_ask_for() -> Result<()> {
     let hub = Hub::new();
     hub.text(&["create-task-hub", "--partition-count", "2"]).await?;

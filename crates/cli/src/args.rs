@@ -678,6 +678,49 @@ mod tests {
         });
     }
 
+    /// Lines of Microsoft's pages, as they are: the one on managing instances, the reference of Core Tools (with
+    /// its placeholders), and lines of users that name hub and account.
+    #[test]
+    fn lines_of_func_durable_work_with_the_programs_name_changed() {
+        for line in [
+            "func durable start-new --function-name HelloWorld --input @counter-data.json --task-hub-name TestTaskHub",
+            "func durable get-runtime-status --id 0ab8c55a66644d68a3a8b220b12d209c --show-input true --show-output true",
+            "func durable get-history --id 0ab8c55a66644d68a3a8b220b12d209c",
+            "func durable get-instances",
+            "func durable get-instances --created-after 2018-03-10T13:57:31Z --created-before  2018-03-10T23:59Z --top 15",
+            "func durable terminate --id 0ab8c55a66644d68a3a8b220b12d209c --reason \"It was time to be done.\"",
+            "func durable raise-event --id 0ab8c55a66644d68a3a8b220b12d209c --event-name MyEvent --event-data @eventdata.json",
+            "func durable raise-event --id 1234567 --event-name MyOtherEvent --event-data 3",
+            "func durable rewind --id 0ab8c55a66644d68a3a8b220b12d209c --reason \"Orchestrator failed and needs to be revived.\"",
+            "func durable purge-history --created-before 2018-11-14T19:35:00.0000000Z --runtime-status failed",
+            "func durable purge-history --created-before \"2025-01-01T00:00:00Z\"",
+            "func durable delete-task-hub --task-hub-name UserTest",
+            "func durable start-new --id <INSTANCE_ID> --function-name <FUNCTION_NAME> --input <INPUT>",
+            "func durable get-history --id <INSTANCE_ID>",
+            "func durable get-runtime-status --id <INSTANCE_ID>",
+            "func durable rewind --id <INSTANCE_ID> --reason <REASON>",
+            "func durable terminate --id <INSTANCE_ID> --reason <REASON>",
+            "func durable purge-history",
+            "func durable delete-task-hub --task-hub-name <TASK_HUB_NAME>",
+            "func durable start-new --function-name SmsPhoneVerification --input \"+8109012345678\" --task-hub-name E4TaskHub",
+            "func durable get-instances --connection-string-setting AzureWebJobsStorage --task-hub-name TASKHUB --runtime-status Running --top 10",
+            "func durable get-runtime-status --connection-string-setting AzureWebJobsStorage --task-hub-name TASKHUB --id <instance-id> --show-output",
+        ] {
+            let rest = line.strip_prefix("func durable ").unwrap();
+            let command = rest.split(' ').next().unwrap();
+            for program in ["taskhub", "taskhub durable"] {
+                let cli = format!("{:?}", example(&format!("{program} {rest}")).command);
+                let name: String =
+                    command.split('-').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+                assert!(cli.starts_with(&name), "{line}: {cli}");
+            }
+        }
+        // The reference leaves the id out of one line; `func` wants it, too.
+        let line = words("taskhub raise-event --event-name <EVENT_NAME> --event-data <DATA>");
+        let error = Cli::try_parse_from(line).unwrap_err().to_string();
+        assert!(error.contains("--id"), "{error}");
+    }
+
     #[test]
     fn flags_take_a_value_or_none() {
         let cli = parse(&["get-runtime-status", "--id", "x"]);

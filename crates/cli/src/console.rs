@@ -1,5 +1,6 @@
 //! Standard output and standard error, and what is known about them.
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,7 +36,11 @@ impl std::fmt::Debug for Console {
 
 /// Whether a stream may be coloured: a terminal, and nobody objects (<https://no-color.org>).
 pub(crate) fn may_colour(is_terminal: bool) -> bool {
-    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    is_coloured(is_terminal, std::env::var_os("NO_COLOR").as_deref())
+}
+
+fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 impl Console {
@@ -164,6 +169,21 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::captured::console;
+    use super::is_coloured;
+
+    #[test]
+    fn colour_is_for_terminals_and_for_those_who_do_not_object() {
+        for (is_terminal, no_color, expected) in
+            [(true, None, true), (true, Some(""), true), (true, Some("1"), false), (false, None, false)]
+        {
+            assert_eq!(is_coloured(is_terminal, no_color.map(str::as_ref)), expected, "{no_color:?}");
+        }
+        let (mut console, _, err) = console(None);
+        console.warn("careful").unwrap();
+        console.err_has_colour = true;
+        console.warn("careful").unwrap();
+        assert_eq!(err.take(), "careful\n\x1b[33mcareful\x1b[0m\n");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn progress_is_one_line_on_a_terminal_and_nothing_elsewhere() {

@@ -83,3 +83,21 @@ pub async fn run(cli: Cli, environment: &Environment, console: &mut Console) -> 
         command => wire::session(&cli.common, &command, environment, console).await?.run(command).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Exit;
+
+    #[test]
+    fn exit_codes_are_those_of_the_page() {
+        let page = include_str!("../../../docs/cli.md");
+        for (exit, meaning) in [
+            (Exit::Done, "done;"),
+            (Exit::NotCompleted, "`wait`: the instance finished, but did not complete"),
+            (Exit::TimedOut, "`wait`, `purge-history --timeout`: not finished in time"),
+        ] {
+            let line = format!("| {} | {meaning}", exit.code());
+            assert!(page.contains(&line), "{line}");
+        }
+    }
+}

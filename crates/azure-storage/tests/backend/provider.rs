@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
+use taskhub_azure_storage::AzureStorageClient;
 use taskhub_core::{
-    EventKind, InstanceFetch, OrchestrationInstance, OrchestrationService, OrchestrationServiceClient,
-    OrchestrationStatus, Timestamp,
+    EventKind, IdSource, InstanceFetch, OrchestrationInstance, OrchestrationService,
+    OrchestrationServiceClient, OrchestrationStatus, SeededIds, Timestamp,
 };
 use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
 
@@ -57,6 +58,48 @@ async fn many_instances_started_at_once_run_once_each_and_every_partition_gets_w
         finish(&worker, item, commit).await;
     }
     assert_eq!(world.control_messages(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_ids_spread_evenly_over_the_queues() {
+    for (partitions, ids) in [(4, 20_000), (16, 4_000)] {
+        let world = World::new();
+        let mut settings = World::settings("client");
+        settings.partition_count = Some(partitions);
+        let client = AzureStorageClient::new(world.hub(settings));
+        let random = SeededIds::new(7);
+        for _ in 0..ids {
+            start(&client, &random.guid().simple().to_string()).await;
+        }
+        let queues = world.store.queues().into_iter().filter(|q| q.contains("-control-"));
+        let lengths: Vec<_> = queues.map(|queue| world.store.messages(&queue).len()).collect();
+        let mean = ids / partitions as usize;
+        // Four times what chance makes of it.
+        let spread = 4.0 * (mean as f64).sqrt();
+        let is_even = |n: &usize| (*n as f64 - mean as f64).abs() < spread;
+        assert!(lengths.len() == partitions as usize && lengths.iter().all(is_even), "{lengths:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_sends_to_the_partitions_that_the_hub_has_whatever_it_is_told_by_default() {
+    let world = World::new();
+    let mut settings = World::settings("creator");
+    settings.partition_count = Some(7);
+    world.hub(settings).create().await.unwrap();
+    let client = world.client();
+    for n in 0..50 {
+        start(&client, &format!("i{n}")).await;
+    }
+    for n in 0..7 {
+        for message in world.store.messages(&format!("testhub-control-{n:02}")) {
+            let id =
+                message.text.split("\"InstanceId\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+            assert_eq!(taskhub_azure_storage::partition::partition_of(&id.as_str().into(), 7).0, n, "{id}");
+        }
+    }
+    assert_eq!(world.control_messages(), 50);
+    assert!(!world.store.messages("testhub-control-06").is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,8 @@ use taskhub_core::{TaskHubName, Timestamp};
 use taskhub_http::management::Options;
 use taskhub_storage::Entity;
 use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
+use taskhub_testkit::golden::{self, Provider};
+use taskhub_testkit::load::Hidden;
 use taskhub_testkit::{TestHub, eventually_within};
 use taskhub_worker::samples::{self, SampleOptions};
 use taskhub_worker::{Worker, WorkerHandle};
@@ -30,7 +32,6 @@ impl World {
         let hub = TestHub::in_memory(&name, 1, Timestamp::parse("2026-01-15T09:30:00Z").unwrap());
         let faults = FaultPlan::default();
         let mut opened = hub.open("api").unwrap();
-        opened.create().await.unwrap();
         opened.account = FaultyAccount::wrap(opened.account, &faults);
         let (clock, ids) = (opened.clock.clone(), opened.ids.clone());
         let client = TaskHubClient::new(Arc::new(AzureStorageClient::new(opened)));
@@ -144,4 +145,39 @@ async fn a_purge_by_filter_may_take_longer_than_other_requests() {
     let late = world.api.send("DELETE /instances/one", None).await;
     assert_eq!(late.code.as_u16(), 500, "five requests of 30 s each: {late:?}");
     assert_eq!(late.json()["ExceptionType"], "System.TimeoutException");
+}
+
+#[tokio::test(start_paused = true)]
+async fn entities_of_hubs_that_dotnet_wrote_are_read_listed_and_signalled() {
+    let world = World::new().await;
+    world
+        .hub
+        .load(&golden::hub(Provider::V2, "LockEntities", "midflight").unwrap(), Hidden::Release)
+        .await
+        .unwrap();
+    for (path, code, body) in [
+        ("/entities/Counter/a", 200, "-3"),
+        ("/entities/counter/b", 200, "3"),
+        ("/entities/counter/A", 404, ""),
+        ("/entities/lamp/a", 404, ""),
+    ] {
+        let reply = world.api.send(&format!("GET {path}"), None).await;
+        assert_eq!((reply.code.as_u16(), reply.body.as_str()), (code, body), "{path}");
+    }
+    let listed = world.api.send("GET /entities/COUNTER?fetchState=true&top=1", None).await;
+    let first = &listed.json()[0];
+    assert_eq!((&first["entityId"], &first["state"]), (&json!({"name": "counter", "key": "a"}), &json!(-3)));
+    assert!(first["lastOperationTime"].as_str().unwrap().ends_with('Z'));
+    assert!(!listed.header("x-ms-continuation-token").unwrap().is_empty(), "there is another one");
+
+    let store = world.hub.memory().unwrap();
+    let messages = || -> usize {
+        store.queues().iter().filter(|q| q.contains("-control-")).map(|q| store.messages(q).len()).sum()
+    };
+    let before = messages();
+    assert_eq!(world.api.send("POST /entities/Counter/a?op=add", Some("1")).await.code, 202);
+    assert_eq!(world.api.send("DELETE /entities/Counter/b", None).await.code, 202);
+    assert_eq!(messages(), before + 2);
+    // Signals change nothing by themselves.
+    assert_eq!(world.api.send("GET /entities/counter/b", None).await.body, "3");
 }
