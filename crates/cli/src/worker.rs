@@ -105,6 +105,12 @@ pub(crate) fn settings(host: &HostJson) -> WorkerSettings {
     if let Some(limit) = host.max_concurrent_orchestrators {
         settings.max_concurrent_task_orchestration_work_items = limit as usize;
     }
+    if let Some(limit) = host.max_concurrent_entities {
+        settings.max_concurrent_task_entity_work_items = limit as usize;
+    }
+    if let Some(limit) = host.max_entity_operation_batch_size {
+        settings.max_entity_operation_batch_size = limit as usize;
+    }
     if let Some(limit) = host.max_concurrent_activities {
         settings.max_concurrent_task_activity_work_items = limit as usize;
     }

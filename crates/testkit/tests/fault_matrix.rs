@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskhub_azure_storage::{AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub};
-use taskhub_client::{Start, TaskHubClient};
+use taskhub_client::{EntityQuery, Start, TaskHubClient};
 use taskhub_core::{InstanceFetch, OrchestrationStatus, TaskHubName};
 use taskhub_storage::memory::MemoryStore;
 use taskhub_storage::request::{OperationCounts, RequestSettings};
@@ -19,13 +19,14 @@ use tokio_util::sync::CancellationToken;
 const HELLO: &str = r#"["Hello Tokyo!","Hello Seattle!","Hello London!"]"#;
 const HOURS: Duration = Duration::from_secs(4 * 3600);
 
-/// Name, input and output of the instances: activities, timer, children, large messages, generations.
+/// Name, input and output of the instances: activities, timer, children, large messages, generations, entities.
 fn instances() -> Vec<(&'static str, Option<&'static str>, String)> {
     vec![
         ("Parent", None, HELLO.to_owned()),
         ("Timer", Some("2"), "\"fired\"".to_owned()),
         ("Eternal", Some("2"), "\"rounds 3\"".to_owned()),
         ("LargePayload", Some("50000"), format!("\"{}\"", "x".repeat(50_000))),
+        ("LockEntities", None, "\"moved\"".to_owned()),
     ]
 }
 
@@ -116,7 +117,27 @@ impl World {
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
         }
-        Ok(())
+        self.locks_are_free(&client).await
+    }
+
+    /// Whoever has locked an entity gives it back in the end, however often its messages came.
+    async fn locks_are_free(&self, client: &TaskHubClient) -> Result<(), String> {
+        // What was sent twice comes.
+        tokio::time::sleep(Duration::from_secs(900)).await;
+        let begun = tokio::time::Instant::now();
+        loop {
+            let page = client.list_entities(&EntityQuery::default()).await;
+            if let Ok(page) = &page
+                && page.entities.len() == 2
+                && page.entities.iter().all(|entity| entity.locked_by.is_none())
+            {
+                return Ok(());
+            }
+            if begun.elapsed() > HOURS {
+                return Err(format!("a lock is left: {page:?}"));
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
     }
 
     async fn run(&self) -> Result<(), String> {

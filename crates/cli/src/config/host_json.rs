@@ -23,6 +23,8 @@ pub(crate) struct HostJson {
     /// Whether messages are written as Base64.
     pub(crate) base64_messages: Option<bool>,
     pub(crate) max_concurrent_activities: Option<u32>,
+    pub(crate) max_concurrent_entities: Option<u32>,
+    pub(crate) max_entity_operation_batch_size: Option<u32>,
     pub(crate) max_concurrent_orchestrators: Option<u32>,
     pub(crate) extended_sessions_enabled: Option<bool>,
     pub(crate) extended_session_idle_timeout: Option<Duration>,
@@ -106,6 +108,12 @@ impl HostJson {
                 Some(name) => bail!("queueClientMessageEncoding must be UTF8 or Base64. value=`{name}`"),
             },
             max_concurrent_activities: task.number("maxConcurrentActivityFunctions", 1, i32::MAX as u32)?,
+            max_concurrent_entities: task.number("maxConcurrentEntityFunctions", 1, i32::MAX as u32)?,
+            max_entity_operation_batch_size: task.number(
+                "maxEntityOperationBatchSize",
+                1,
+                i32::MAX as u32,
+            )?,
             max_concurrent_orchestrators: task.number(
                 "maxConcurrentOrchestratorFunctions",
                 1,
@@ -316,6 +324,7 @@ mod tests {
         let host = parse(
             r#"{"durableTask": {
                 "maxConcurrentActivityFunctions": 12, "maxConcurrentOrchestratorFunctions": "3",
+                "maxConcurrentEntityFunctions": 7, "maxEntityOperationBatchSize": 50,
                 "extendedSessionsEnabled": true, "extendedSessionIdleTimeoutInSeconds": 20, "useAppLease": false,
                 "httpSettings": {"useForwardedHost": true}, "overridableExistingInstanceStates": "anyState",
                 "defaultVersion": "1.0",
@@ -336,6 +345,8 @@ mod tests {
             max_queue_polling_interval: Some(Duration::from_millis(2500)),
             base64_messages: Some(true),
             max_concurrent_activities: Some(12),
+            max_concurrent_entities: Some(7),
+            max_entity_operation_batch_size: Some(50),
             max_concurrent_orchestrators: Some(3),
             extended_sessions_enabled: Some(true),
             extended_session_idle_timeout: Some(Duration::from_secs(20)),

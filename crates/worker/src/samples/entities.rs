@@ -1,12 +1,32 @@
+use std::sync::Arc;
+
 use taskhub_core::InstanceId;
 use taskhub_entities::EntityId;
 use taskhub_replay::ApplicationError;
 
+use super::SampleOptions;
+use super::hold::Holds;
 use crate::{EntityContext, OperationError, Reply, StartOptions, WorkerBuilder};
 
-pub(super) fn register(builder: WorkerBuilder) -> WorkerBuilder {
-    builder.entity("counter", counter)
+pub(super) fn register(builder: WorkerBuilder, options: &Arc<SampleOptions>) -> WorkerBuilder {
+    let holds = Arc::new(Holds::new(&options.hold));
+    let options = options.clone();
+    builder.entity("counter", move |ctx: EntityContext| {
+        let (holds, options) = (holds.clone(), options.clone());
+        async move {
+            if holds.holds(HELD, ctx.operation()) {
+                if let Some(on_hold) = &options.on_hold {
+                    on_hold(HELD, ctx.operation());
+                }
+                std::future::pending::<()>().await;
+            }
+            counter(ctx).await
+        }
+    })
 }
+
+/// What stands for the name of an activity when an operation is held.
+const HELD: &str = "entity";
 
 /// A number that begins at 0. `relay` adds 11 to the counter that its input names and starts `HelloSequence`.
 async fn counter(ctx: EntityContext) -> Result<Reply, OperationError> {

@@ -2,10 +2,10 @@ use std::str::FromStr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-/// Calls of an activity that are held: they begin and never return.
+/// Calls of an activity, or of an entity's operation, that are held: they begin and never return.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// Name of the activity.
+    /// Name of the activity; `entity` for operations, whose name is then the input.
     pub activity: String,
     /// Only calls with this input; a text without its quotes, anything else as JSON.
     pub input: Option<String>,

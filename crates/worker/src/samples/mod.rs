@@ -31,7 +31,7 @@ pub use hold::{Hold, InvalidHold};
 pub struct SampleOptions {
     /// Lets `BoomOnce` succeed from its first call on.
     pub fixed: bool,
-    /// Activity calls that never return.
+    /// Activity calls and, as `entity:OPERATION`, operations that never return.
     pub hold: Vec<Hold>,
     /// Told the activity and its input (a text without its quotes) when a call is held.
     pub on_hold: Option<HoldCallback>,
@@ -103,6 +103,6 @@ impl fmt::Debug for SampleOptions {
 /// | `SignalLater` | seconds, 5 | signals the counter `later` to `add` 1 after that time, and the counter `relay` to signal `end`; `SayHello` |
 pub fn register(builder: WorkerBuilder, options: SampleOptions) -> WorkerBuilder {
     let options = Arc::new(options);
-    let builder = entities::register(activities::register(builder, &options));
+    let builder = entities::register(activities::register(builder, &options), &options);
     entity_users::register(orchestrations::register(builder, &options))
 }
