@@ -29,6 +29,16 @@ async function until(client, id, wanted) {
   assert.fail(`${id} is not as wanted: ${JSON.stringify(status)}`);
 }
 
+/** Reads an entity until its state is as wanted; undefined: until it has none. */
+async function untilState(client, entity, wanted) {
+  let read;
+  for (const end = Date.now() + 60000; Date.now() < end; await new Promise((ok) => setTimeout(ok, 100))) {
+    read = await client.readEntityState(entity);
+    if (read.entityExists === (wanted !== undefined) && read.entityState === wanted) return;
+  }
+  assert.fail(`${entity} is not ${wanted}: ${JSON.stringify(read)}`);
+}
+
 const inStatus = (name) => (status) => status.runtimeStatus === name;
 
 /** The client itself looks for a member `history`, and the extension has never sent one. */
@@ -94,6 +104,21 @@ async function drive(binding, prefix) {
   await client.rewind(id("rewound"), "fixed");
   await until(client, id("rewound"), inStatus(Status.Completed));
   await assert.rejects(client.rewind(id("rewound"), "again"), /410/);
+
+  // Entities: signals and states, names in any case, keys in their own; an orchestration that calls one.
+  const steps = new df.EntityId("Counter", id("steps"));
+  assert.equal((await client.readEntityState(steps)).entityExists, false);
+  for (const amount of [5, undefined, 36]) await client.signalEntity(steps, "add", amount);
+  await untilState(client, new df.EntityId("counter", id("steps")), 42);
+  assert.equal((await client.readEntityState(new df.EntityId("counter", id("STEPS")))).entityExists, false);
+  await client.signalEntity(steps, "reset");
+  await untilState(client, steps, 0);
+  await client.signalEntity(steps, "delete");
+  await untilState(client, steps, undefined);
+  await client.startNew("CallEntity", { instanceId: id("caller"), input: `@counter@${id("called")}` });
+  const called = await until(client, id("caller"), inStatus(Status.Completed));
+  assert.deepEqual(called.output, { before: "5", after: "12", bad: "no operation nonsense" });
+  await untilState(client, new df.EntityId("Counter", id("called")), 12);
 
   // Wait for completion, or an answer with the addresses.
   const request = { url: new URL("/api/anything", binding.baseUrl).href };

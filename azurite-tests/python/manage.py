@@ -14,7 +14,7 @@ import sys
 import time
 from datetime import datetime, timedelta, timezone
 
-from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus as Status
+from azure.durable_functions import DurableOrchestrationClient, EntityId, OrchestrationRuntimeStatus as Status
 
 HELLO = ["Hello Tokyo!", "Hello Seattle!", "Hello London!"]
 
@@ -34,6 +34,17 @@ async def until(client, instance_id, wanted):
         if wanted(status):
             return status
         assert time.monotonic() < end, f"{instance_id} is not as wanted: {status.to_json()}"
+        await asyncio.sleep(0.1)
+
+
+async def until_state(client, entity, wanted):
+    """Reads an entity until its state is as wanted; None: until it has none."""
+    end = time.monotonic() + 60
+    while True:
+        read = await client.read_entity_state(entity)
+        if (read.entity_exists, read.entity_state) == (wanted is not None, wanted):
+            return
+        assert time.monotonic() < end, f"{entity.name} {entity.key} is not {wanted}: {read.entity_state}"
         await asyncio.sleep(0.1)
 
 
@@ -106,6 +117,22 @@ async def drive(binding):
     restarted = await client.restart("py-hello")
     assert restarted["id"] != "py-hello", restarted
     assert (await until(client, restarted["id"], in_status(Status.Completed))).output == HELLO
+
+    # Entities: signals and states, names in any case, keys in their own; an orchestration that calls one.
+    steps = EntityId("Counter", "py-steps")
+    assert not (await client.read_entity_state(steps)).entity_exists
+    for _ in range(3):
+        await client.signal_entity(steps, "add")
+    await until_state(client, EntityId("counter", "py-steps"), 3)
+    assert not (await client.read_entity_state(EntityId("counter", "PY-steps"))).entity_exists
+    await client.signal_entity(steps, "reset")
+    await until_state(client, steps, 0)
+    await client.signal_entity(steps, "delete")
+    await until_state(client, steps, None)
+    await client.start_new("CallEntity", "py-caller")
+    called = await until(client, "py-caller", in_status(Status.Completed))
+    assert called.output == {"before": "5", "after": "12", "bad": "no operation nonsense"}, called.output
+    await until_state(client, EntityId("Counter", "c1"), 12)
 
     # Wait for completion, or an answer with the addresses.
     request = Request(binding["baseUrl"])

@@ -15,7 +15,7 @@ use taskhub_azure_storage::{
     AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub, PartitionManagerKind,
 };
 use taskhub_client::json::{self, EventTypes};
-use taskhub_client::{Start, TaskHubClient, Waited};
+use taskhub_client::{Rewind, Start, TaskHubClient, Waited};
 use taskhub_core::{Clock, IdSource, InstanceFetch, InstanceId, RandomIds, SystemClock, TaskHubName};
 use taskhub_storage::azure::{AzureOptions, AzureStore};
 use taskhub_storage::connection::ConnectionSettings;
@@ -115,6 +115,7 @@ enum Verb {
 enum Action {
     /// Arguments: name, and JSON or nothing
     Raise,
+    /// Arguments: operation, and JSON or nothing
     Signal,
     /// Argument: reason or nothing
     Terminate,
@@ -122,6 +123,7 @@ enum Action {
     Suspend,
     /// Argument: reason or nothing
     Resume,
+    /// Argument: reason or nothing
     Rewind,
     Purge,
     Status,
@@ -228,8 +230,14 @@ async fn act(client: &TaskHubClient, action: Action, id: &InstanceId, arguments:
                 }
             }
         }
-        Action::Signal => bail!("entities are not supported yet"),
-        Action::Rewind => bail!("rewind is not supported yet"),
+        Action::Signal => {
+            let operation = first.context("signal needs the name of the operation")?;
+            client.signal_entity(&id.as_str().parse()?, operation, arguments.get(1).cloned(), None).await?;
+        }
+        Action::Rewind => {
+            let rewind = first.map_or_else(Rewind::new, |reason| Rewind::new().reason(reason));
+            println!("{:?}", client.rewind(id, rewind).await?);
+        }
     }
     Ok(())
 }

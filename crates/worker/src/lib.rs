@@ -92,3 +92,8 @@ pub use taskhub_replay::{
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The programs of the page about entities compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/entities.md")]
+struct Entities;

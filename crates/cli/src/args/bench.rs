@@ -18,7 +18,10 @@ pub struct BenchArgs {
     /// Orchestrations of the throughput scenario
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub instances: u32,
-    /// Orchestrations under way at the same time
+    /// Signals of the entities scenario
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub signals: u32,
+    /// Orchestrations under way, or signals on their way, at the same time
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: u32,
     /// Measure everything so many times and show the run in the middle
@@ -44,6 +47,8 @@ pub enum Scenario {
     Throughput,
     /// One `HelloSequence` alone: every request it causes.
     Isolated,
+    /// Signals to one entity and to a hundred: signals per second, batch size, requests.
+    Entities,
     /// Two worker processes, one of which is stopped or killed: how long instances wait. Needs an account or
     /// --azurite.
     Fleet,
@@ -53,5 +58,6 @@ pub enum Scenario {
 
 impl Scenario {
     /// Those that are measured unless others are asked for, in their order.
-    pub const DEFAULT: [Self; 4] = [Self::Replay, Self::Codec, Self::Throughput, Self::Isolated];
+    pub const DEFAULT: [Self; 5] =
+        [Self::Replay, Self::Codec, Self::Throughput, Self::Isolated, Self::Entities];
 }

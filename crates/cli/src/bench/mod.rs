@@ -3,6 +3,7 @@
 mod balance;
 mod codec;
 mod conditions;
+mod entities;
 mod fleet;
 mod history;
 mod isolated;
@@ -54,7 +55,8 @@ pub(crate) async fn run(
     if wanted(Scenario::Codec) {
         measure_codec(&args, &mut report, &mut progress)?;
     }
-    let on_a_hub = [Scenario::Throughput, Scenario::Isolated, Scenario::Fleet, Scenario::Balance];
+    let on_a_hub =
+        [Scenario::Throughput, Scenario::Isolated, Scenario::Entities, Scenario::Fleet, Scenario::Balance];
     if on_a_hub.into_iter().any(wanted) {
         let interrupted = taskhub::on_signals()?.first;
         let place = tokio::select! {
@@ -66,6 +68,9 @@ pub(crate) async fn run(
         }
         if wanted(Scenario::Isolated) {
             measure_isolated(&place, &args, &mut report, &mut progress).await?;
+        }
+        if wanted(Scenario::Entities) {
+            measure_entities(&place, &args, &mut report, &mut progress).await?;
         }
         if wanted(Scenario::Fleet) {
             measure_fleet(&place, &args, &mut report, &mut progress).await?;
@@ -162,6 +167,26 @@ async fn measure_isolated(
         runs.push(isolated::measure(place).await?);
     }
     report.isolated(place, &Runs::new(runs, |run| run.latency.as_secs_f64()));
+    Ok(())
+}
+
+async fn measure_entities(
+    place: &Place,
+    args: &BenchArgs,
+    report: &mut Report,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let mut all = Vec::new();
+    for entities in entities::ENTITIES {
+        let mut runs = Vec::new();
+        for round in 0..args.repeat {
+            let what = format!("entities: {} signals to {entities}", args.signals);
+            progress.round(&what, round, args.repeat)?;
+            runs.push(entities::measure(place, entities, args.signals, args.concurrency).await?);
+        }
+        all.push(Runs::new(runs, entities::Signalled::rate));
+    }
+    report.entities(place, args.concurrency, &all);
     Ok(())
 }
 

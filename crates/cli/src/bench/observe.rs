@@ -1,4 +1,4 @@
-//! Tells when an orchestration has finished without asking the storage for it.
+//! Tells when an orchestration has finished, and what entities have done, without asking the storage for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use taskhub_core::{
     ActivityWorkItem, EpisodeCommit, GiveBackReason, InstanceId, LockToken, OrchestrationService,
     OrchestrationStatus, OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 /// The end of an instance: its last episode is stored.
@@ -43,10 +43,55 @@ impl Waiting {
     }
 }
 
-/// A backend that tells the ends.
+/// What entities have done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EntityWork {
+    /// Messages whose batch is stored.
+    pub(super) messages: u64,
+    /// Batches that are stored.
+    pub(super) batches: u64,
+}
+
+/// Counts what entities do.
+#[derive(Debug, Clone, Default)]
+pub(super) struct EntityTally {
+    /// Messages of the batches that are under way.
+    open: Arc<Mutex<HashMap<LockToken, u64>>>,
+    done: watch::Sender<EntityWork>,
+}
+
+impl EntityTally {
+    /// What has been done so far, and whatever follows.
+    pub(super) fn watch(&self) -> watch::Receiver<EntityWork> {
+        self.done.subscribe()
+    }
+
+    fn received(&self, token: LockToken, messages: usize) {
+        *self.lock().entry(token).or_default() += messages as u64;
+    }
+
+    fn stored(&self, token: LockToken) {
+        let Some(messages) = self.lock().remove(&token) else { return };
+        self.done.send_modify(|done| {
+            done.messages += messages;
+            done.batches += 1;
+        });
+    }
+
+    fn given_back(&self, token: LockToken) {
+        self.lock().remove(&token);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<LockToken, u64>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A backend that tells.
 pub(super) struct Observed {
     pub(super) service: Arc<dyn OrchestrationService>,
     pub(super) waiting: Waiting,
+    pub(super) entities: EntityTally,
 }
 
 #[async_trait]
@@ -58,6 +103,7 @@ impl OrchestrationService for Observed {
     ) -> Result<(), ServiceError> {
         let (instance, status) = (commit.instance.instance_id.clone(), commit.status);
         self.service.complete_orchestration(token, commit).await?;
+        self.entities.stored(token);
         if status.is_terminal() {
             self.waiting.tell(&instance, status);
         }
@@ -83,7 +129,11 @@ impl OrchestrationService for Observed {
         &self,
         timeout: Duration,
     ) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
-        self.service.lock_next_entity(timeout).await
+        let item = self.service.lock_next_entity(timeout).await?;
+        if let Some(item) = &item {
+            self.entities.received(item.token, item.messages.len());
+        }
+        Ok(item)
     }
 
     async fn renew_orchestration(&self, token: LockToken) -> Result<Timestamp, ServiceError> {
@@ -91,10 +141,12 @@ impl OrchestrationService for Observed {
     }
 
     async fn discard_orchestration(&self, token: LockToken) -> Result<(), ServiceError> {
+        self.entities.given_back(token);
         self.service.discard_orchestration(token).await
     }
 
     async fn abandon_orchestration(&self, token: LockToken) -> Result<(), ServiceError> {
+        self.entities.given_back(token);
         self.service.abandon_orchestration(token).await
     }
 
@@ -103,6 +155,7 @@ impl OrchestrationService for Observed {
         token: LockToken,
         reason: GiveBackReason,
     ) -> Result<(), ServiceError> {
+        self.entities.given_back(token);
         self.service.give_back_orchestration(token, reason).await
     }
 

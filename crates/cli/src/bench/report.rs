@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::balance::Balanced;
 use super::codec::Coded;
+use super::entities::Signalled;
 use super::fleet::{Disturbed, STALL};
 use super::isolated::{DOTNET_CLIENT, DOTNET_WORKER, Isolated, compared};
 use super::median::Runs;
@@ -160,6 +161,55 @@ impl Report {
         });
         let value = with_range(value, "latencySeconds", run.latency.as_secs_f64(), runs);
         self.json.insert("isolated".to_owned(), value);
+    }
+
+    pub(super) fn entities(&mut self, place: &Place, concurrency: u32, all: &[Runs<Signalled>]) {
+        let mut table = Table::new([
+            "ENTITIES",
+            "SIGNALS",
+            "AT A TIME",
+            "PER SECOND",
+            "PER BATCH",
+            "WORKER REQUESTS PER SIGNAL",
+            ".NET",
+            "CLIENT",
+            "RANGE, PER SECOND",
+        ]);
+        let mut values = Vec::new();
+        for runs in all {
+            let run = runs.median();
+            let each = |n: u64| n as f64 / f64::from(run.signals);
+            let dotnet = run.dotnet_worker();
+            let theirs = dotnet.values().sum();
+            table.row([
+                run.entities.to_string(),
+                run.signals.to_string(),
+                concurrency.to_string(),
+                format!("{:.1}", run.rate()),
+                format!("{:.1}", run.batch_size()),
+                format!("{:.2}", each(run.worker_requests())),
+                format!("{:.2}", each(theirs)),
+                format!("{:.2}", each(run.client.total(Purpose::Work))),
+                range(runs, |figure| format!("{figure:.1}")),
+            ]);
+            let value = json!({
+                "entities": run.entities,
+                "signals": run.signals,
+                "concurrency": concurrency,
+                "elapsedSeconds": run.elapsed.as_secs_f64(),
+                "batches": run.batches,
+                "workerRequests": run.worker.json(),
+                "dotnetWorkerRequests": {"work": theirs, "byOperation": dotnet},
+                "clientRequests": run.client.json(),
+            });
+            values.push(with_range(value, "perSecond", run.rate(), runs));
+        }
+        let title = format!(
+            "Signals to entities, {}, one worker; .NET: what it sends for the same batches and receives",
+            place.name
+        );
+        self.section(&title, &table);
+        self.json.insert("entities".to_owned(), json!({"store": place.name, "cases": values}));
     }
 
     pub(super) fn fleet(&mut self, place: &Place, all: &[Runs<Disturbed>]) {

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::observe::{Observed, Waiting};
+use super::observe::{EntityTally, Observed, Waiting};
 use crate::args::{BenchArgs, CommonArgs, PartitionManager};
 use crate::config::{Connection, Environment, HubConfig};
 use crate::console::Console;
@@ -122,10 +122,31 @@ impl Orchestrations {
     }
 }
 
+/// Signals entities. Clones share client and worker.
+#[derive(Clone)]
+pub(super) struct Signals {
+    pub(super) client: TaskHubClient,
+    entities: EntityTally,
+}
+
+impl Signals {
+    /// Waits until so many more messages of entities have been run and their batches stored.
+    pub(super) fn stored(&self, messages: u64) -> impl Future<Output = Result<()>> + Send + use<> {
+        let mut done = self.entities.watch();
+        let all = done.borrow().messages + messages;
+        async move {
+            let reached = tokio::time::timeout(LONGEST, done.wait_for(|done| done.messages >= all)).await;
+            reached.context("entities do not run all that they were sent")?.context("nobody counts")?;
+            Ok(())
+        }
+    }
+}
+
 /// A worker that runs, and a client. To be stopped, whatever happened.
 pub(super) struct Rig {
     client: TaskHubClient,
     waiting: Waiting,
+    entities: EntityTally,
     pub(super) names: ResourceNames,
     pub(super) worker_counts: OperationCounts,
     pub(super) client_counts: OperationCounts,
@@ -158,7 +179,12 @@ impl Rig {
         let client = wire::client(&client_hub).with_environment(place.clock.clone(), ids.clone());
         client.create_hub().await?;
         let waiting = Waiting::default();
-        let service = Observed { service: wire::service(&worker_hub), waiting: waiting.clone() };
+        let entities = EntityTally::default();
+        let service = Observed {
+            service: wire::service(&worker_hub),
+            waiting: waiting.clone(),
+            entities: entities.clone(),
+        };
         let worker = samples::register(Worker::builder(Arc::new(service)), SampleOptions::default())
             .settings(WorkerSettings::default())
             .clock(place.clock.clone())
@@ -170,6 +196,7 @@ impl Rig {
         Ok(Self {
             client,
             waiting,
+            entities,
             names: client_hub.names,
             worker_counts,
             client_counts,
@@ -179,14 +206,29 @@ impl Rig {
         })
     }
 
-    /// Does something while the worker runs.
+    /// Runs orchestrations while the worker runs.
     pub(super) async fn drive<T>(
         &mut self,
         what: impl AsyncFnOnce(&Orchestrations) -> Result<T>,
     ) -> Result<T> {
         let orchestrations = Orchestrations { client: self.client.clone(), waiting: self.waiting.clone() };
+        self.during(what(&orchestrations)).await
+    }
+
+    /// Signals entities while the worker runs.
+    pub(super) async fn signal<T>(&mut self, what: impl AsyncFnOnce(&Signals) -> Result<T>) -> Result<T> {
+        let signals = Signals { client: self.client.clone(), entities: self.entities.clone() };
+        self.during(what(&signals)).await
+    }
+
+    /// Batches of entities that are stored.
+    pub(super) fn batches(&self) -> u64 {
+        self.entities.watch().borrow().batches
+    }
+
+    async fn during<T>(&mut self, what: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
-            done = what(&orchestrations) => done,
+            done = what => done,
             () = self.interrupted.cancelled() => bail!("interrupted"),
             ended = &mut self.running => {
                 ended.context("the worker crashed")?.context("the worker failed")?;

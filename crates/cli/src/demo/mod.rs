@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 pub(crate) use azurite::Emulator;
-use patterns::{APPROVAL_EVENT, Expense, Report, WAITING};
+use patterns::{APPROVAL_EVENT, COUNTER, Expense, Report, WAITING};
 use serde_json::json;
 use taskhub_azure_storage::{AzureStorageSettings, Hub};
+use taskhub_client::json::functions::payload;
 use taskhub_client::json::{EventTypes, history, state};
-use taskhub_client::{Start, TaskHubClient};
+use taskhub_client::{EntityId, EntityState, Start, TaskHubClient};
 use taskhub_core::{InstanceFetch, InstanceId, OrchestrationState, SystemClock, TaskHubName};
 use taskhub_storage::StorageAccount;
 use taskhub_storage::memory::MemoryStore;
@@ -42,7 +43,8 @@ const FAN_OUT: &str = "demo-2-fan-out";
 const MONITOR: &str = "demo-3-monitor";
 const APPROVAL: &str = "demo-4-approval";
 const ESCALATION: &str = "demo-5-escalation";
-const ALL: [&str; 5] = [CHAIN, FAN_OUT, MONITOR, APPROVAL, ESCALATION];
+const AGGREGATOR: &str = "demo-6-aggregator";
+const ALL: [&str; 6] = [CHAIN, FAN_OUT, MONITOR, APPROVAL, ESCALATION, AGGREGATOR];
 
 /// Where the demonstration runs.
 struct Stage {
@@ -154,16 +156,22 @@ async fn perform(hub: &Hub, signal: &CancellationToken, console: &mut Console) -
     show_results(&client, &played?, console).await
 }
 
+/// What has come of it.
+struct Played {
+    states: Vec<OrchestrationState>,
+    counter: Option<EntityState>,
+}
+
 /// Starts the instances, plays the person, and follows everything to its end.
-async fn play(
-    client: &TaskHubClient,
-    mut view: View,
-    console: &mut Console,
-) -> Result<Vec<OrchestrationState>> {
+async fn play(client: &TaskHubClient, mut view: View, console: &mut Console) -> Result<Played> {
+    let counter = EntityId::new(COUNTER.0, COUNTER.1)?;
+    client.signal_entity(&counter, "reset", None, None).await?;
     for start in starts()? {
         client.start(start).await?;
     }
     let ids = ALL.map(InstanceId::new);
+    client.signal_entity(&counter, "add", Some("1000".to_owned()), None).await?;
+    view.person(&counter.instance_id(), "signals add(1000)", console)?;
     let deadline = Instant::now() + TIMEOUT;
     let mut decide_at = None;
     let mut decided = false;
@@ -175,9 +183,13 @@ async fn play(
                 states.push(state);
             }
         }
+        let entity = client.read_entity(&counter).await?;
+        if let Some(entity) = &entity {
+            view.entity(entity, console)?;
+        }
         view.activities(console)?;
         if states.len() == ids.len() && states.iter().all(|s| s.status.is_some_and(|s| s.is_terminal())) {
-            return Ok(states);
+            return Ok(Played { states, counter: entity });
         }
         let waits = |s: &&OrchestrationState| {
             s.instance.instance_id.as_str() == APPROVAL
@@ -198,7 +210,7 @@ async fn play(
     }
 }
 
-fn starts() -> Result<[Start; 5]> {
+fn starts() -> Result<[Start; 6]> {
     let pages = [
         "the quick brown fox jumps over the lazy dog",
         "how vexingly quick daft zebras jump",
@@ -213,22 +225,27 @@ fn starts() -> Result<[Start; 5]> {
         Start::new("WatchJob").instance_id(MONITOR).input("the nightly build")?,
         Start::new("ApproveExpense").instance_id(APPROVAL).input(&expense("a flight", 420, 3600))?,
         Start::new("ApproveExpense").instance_id(ESCALATION).input(&expense("a yacht", 1_000_000, 4))?,
+        Start::new("CountSteps").instance_id(AGGREGATOR).input(&[1200, 800, 4000])?,
     ])
 }
 
-async fn show_results(
-    client: &TaskHubClient,
-    states: &[OrchestrationState],
-    console: &mut Console,
-) -> Result<()> {
+async fn show_results(client: &TaskHubClient, played: &Played, console: &mut Console) -> Result<()> {
+    let Played { states, counter } = played;
+    let value = counter.as_ref().and_then(|counter| counter.state.as_deref()).unwrap_or_default();
     let events = client.history(&InstanceId::new(APPROVAL)).await?;
     if console.form == Some(OutputForm::Json) {
         let states: Vec<_> = states.iter().map(state).collect();
-        console.json(&json!({"instances": states, "history": history(&events, EventTypes::Names)}))?;
+        console.json(&json!({
+            "instances": states,
+            "entities": [{"entityName": COUNTER.0, "entityKey": COUNTER.1, "state": payload(Some(value))}],
+            "history": history(&events, EventTypes::Names),
+        }))?;
     } else {
         console.data(&format!(
-            "{}\nHistory of {APPROVAL}:\n\n{}",
+            "{}\nEntity {} {}: {value}\n\nHistory of {APPROVAL}:\n\n{}",
             instance_table(states),
+            COUNTER.0,
+            COUNTER.1,
             history_table(&events)
         ))?;
     }
@@ -301,11 +318,14 @@ mod tests {
             (MONITOR, "finished after 3 looks"),
             (APPROVAL, "a flight approved"),
             (ESCALATION, "a yacht escalated: no answer in 4 s"),
+            (AGGREGATOR, "7000 steps"),
         ] {
             let row = out.lines().find(|line| line.starts_with(id)).unwrap();
             assert!(row.contains("Completed") && row.contains(output), "{row}");
         }
         assert!(out.contains("EventRaised"), "{out}");
+        assert!(out.contains("Entity Counter steps: {\"value\":7000}"), "{out}");
+        assert!(err.contains("@counter@steps       entity    {\"value\":7000}"), "{err}");
         assert!(err.contains("raises the event Approval(true)"), "{err}");
     }
 
@@ -314,7 +334,8 @@ mod tests {
         let (performed, out, _) = perform_in_memory(Some(OutputForm::Json), &CancellationToken::new()).await;
         performed.unwrap();
         let document: serde_json::Value = serde_json::from_str(&out).unwrap();
-        assert_eq!(document["instances"].as_array().map(Vec::len), Some(5));
+        assert_eq!(document["instances"].as_array().map(Vec::len), Some(6));
+        assert_eq!(document["entities"][0]["state"]["value"], 7000);
         assert_eq!(document["history"][0]["EventType"], "OrchestratorStarted");
     }
 

@@ -1,11 +1,13 @@
-//! The patterns of the demonstration: a chain of steps, a fan-out, a monitor, a person who decides.
+//! The patterns of the demonstration: a chain of steps, a fan-out, a monitor, a person who decides, a counter that
+//! many add to.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use taskhub_core::InstanceId;
 use taskhub_worker::{
-    ActivityContext, ActivityError, OrchestrationContext, OrchestratorError, WorkerBuilder, join_all,
+    ActivityContext, ActivityError, EntityContext, EntityId, OperationError, Operations,
+    OrchestrationContext, OrchestratorError, TypedEntity, WorkerBuilder, join_all,
 };
 use tokio::sync::mpsc;
 
@@ -13,6 +15,9 @@ use tokio::sync::mpsc;
 pub(crate) const APPROVAL_EVENT: &str = "Approval";
 /// Custom status of an instance that waits for a person.
 pub(crate) const WAITING: &str = "waiting for a decision";
+
+/// Name and key of the counter of steps.
+pub(crate) const COUNTER: (&str, &str) = ("Counter", "steps");
 
 const STEP: Duration = Duration::from_millis(400);
 
@@ -37,7 +42,9 @@ pub(crate) fn register(builder: WorkerBuilder, report: &Report) -> WorkerBuilder
         .orchestration("ProcessOrder", process_order)
         .orchestration("CountWords", count_words)
         .orchestration("WatchJob", watch_job)
-        .orchestration("ApproveExpense", approve_expense);
+        .orchestration("ApproveExpense", approve_expense)
+        .orchestration("CountSteps", count_steps)
+        .typed_entity::<Counter>(COUNTER.0);
     let builder = step(builder, report, "ReserveStock", |order: String| format!("{order}: stock reserved"));
     let builder = step(builder, report, "ChargeCard", |order: String| format!("{order}, card charged"));
     let builder = step(builder, report, "ShipOrder", |order: String| format!("{order}, shipped"));
@@ -121,4 +128,46 @@ async fn approve_expense(ctx: OrchestrationContext, expense: Expense) -> Result<
         Some(false) => format!("{} rejected", expense.what),
         None => format!("{} escalated: no answer in {} s", expense.what, expense.patience),
     })
+}
+
+/// Aggregator: an entity that many add to. The value is its state, the methods are its operations.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Counter {
+    value: i64,
+}
+
+impl Counter {
+    async fn add(&mut self, _: EntityContext, amount: i64) -> Result<(), OperationError> {
+        self.value += amount;
+        Ok(())
+    }
+
+    async fn reset(&mut self, _: EntityContext, _: ()) -> Result<(), OperationError> {
+        self.value = 0;
+        Ok(())
+    }
+
+    async fn get(&mut self, _: EntityContext, _: ()) -> Result<i64, OperationError> {
+        Ok(self.value)
+    }
+}
+
+impl TypedEntity for Counter {
+    fn operations() -> Operations<Self> {
+        Operations::new()
+            .operation("add", Counter::add)
+            .operation("reset", Counter::reset)
+            .operation("get", Counter::get)
+    }
+}
+
+/// Walks are added as they end, without waiting; at last the counter is asked.
+async fn count_steps(ctx: OrchestrationContext, walks: Vec<i64>) -> Result<String, OrchestratorError> {
+    let counter = EntityId::new(COUNTER.0, COUNTER.1)?;
+    for steps in walks {
+        ctx.sleep(Duration::from_secs(1)).await;
+        ctx.signal_entity(&counter, "add", steps)?;
+    }
+    let total: i64 = ctx.call_entity(&counter, "get", ()).await?;
+    Ok(format!("{total} steps"))
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 
+use taskhub_client::{EntityId, EntityState};
 use taskhub_core::{InstanceId, OrchestrationState, OrchestrationStatus};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -16,12 +17,13 @@ pub(crate) struct View {
     began: Instant,
     activities: mpsc::Receiver<(InstanceId, String)>,
     seen: HashMap<InstanceId, (Option<OrchestrationStatus>, Option<String>)>,
+    entities: HashMap<EntityId, Option<String>>,
     has_colour: bool,
 }
 
 impl View {
     pub(crate) fn new(activities: mpsc::Receiver<(InstanceId, String)>, has_colour: bool) -> Self {
-        Self { began: Instant::now(), activities, seen: HashMap::new(), has_colour }
+        Self { began: Instant::now(), activities, seen: HashMap::new(), entities: HashMap::new(), has_colour }
     }
 
     /// A state; a line only if status or custom status changed.
@@ -43,6 +45,17 @@ impl View {
         let detail = detail.filter(|d| *d != "null").unwrap_or_default();
         self.line(id, colour, status, detail, console)?;
         self.seen.insert(id.clone(), now);
+        Ok(())
+    }
+
+    /// An entity; a line only if its state changed.
+    pub(crate) fn entity(&mut self, entity: &EntityState, console: &mut Console) -> io::Result<()> {
+        if self.entities.get(&entity.id) == Some(&entity.state) {
+            return Ok(());
+        }
+        let state = entity.state.as_deref().unwrap_or_default();
+        self.line(&entity.id.instance_id(), "\x1b[35m", "  entity", state, console)?;
+        self.entities.insert(entity.id.clone(), entity.state.clone());
         Ok(())
     }
 

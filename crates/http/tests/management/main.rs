@@ -3,6 +3,7 @@
 
 mod cases;
 mod entities;
+mod live_entities;
 mod matrix;
 mod openapi;
 mod security;

@@ -54,11 +54,7 @@ impl Api {
     }
 
     pub(crate) async fn raw(&self, request: Request<Body>) -> Reply {
-        let response = self.router.clone().oneshot(request).await.expect("routers do not fail");
-        let (parts, body) = response.into_parts();
-        let bytes = to_bytes(body, usize::MAX).await.expect("the body is in memory");
-        let body = String::from_utf8(bytes.to_vec()).expect("bodies are text");
-        Reply { code: parts.status, headers: parts.headers, body }
+        send(&self.router, request).await
     }
 
     /// Sends `METHOD path` to the public base, with a JSON body if there is one.
@@ -66,6 +62,14 @@ impl Api {
         let (method, path) = line.split_once(' ').expect("a method and a path");
         self.raw(request(method, &format!("{BASE}{path}"), body)).await
     }
+}
+
+pub(crate) async fn send(router: &Router, request: Request<Body>) -> Reply {
+    let response = router.clone().oneshot(request).await.expect("routers do not fail");
+    let (parts, body) = response.into_parts();
+    let bytes = to_bytes(body, usize::MAX).await.expect("the body is in memory");
+    let body = String::from_utf8(bytes.to_vec()).expect("bodies are text");
+    Reply { code: parts.status, headers: parts.headers, body }
 }
 
 pub(crate) fn request(method: &str, path: &str, body: Option<&str>) -> Request<Body> {
