@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use taskhub_azure_storage::AzureStorageSettings;
-use taskhub_client::{EntityId, EntityQuery};
+use taskhub_client::{EntityId, EntityQuery, Start};
 use taskhub_core::{EventKind, HistoryEvent, OrchestrationInstance, OrchestrationServiceClient as _};
 use taskhub_entities::{MessageSorter, RequestMessage, event_name};
 use taskhub_worker::samples::{self, SampleOptions};
@@ -294,4 +294,90 @@ async fn batches_are_bounded_and_a_thousand_signals_make_no_storm() {
     let batches = worker.entity_batches();
     assert!((50..=110).contains(&batches), "{batches}");
     worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_state_lives_in_a_blob_and_its_older_versions_do_not_stay() {
+    let world = World::new();
+    let worker = world.worker(|builder| {
+        builder.entity("book", |ctx: EntityContext| async move {
+            ctx.set_state(&ctx.input::<String>()?.repeat(100_000))?;
+            Ok::<_, OperationError>(Reply::NONE)
+        })
+    });
+    for letter in ["a", "b", "é"] {
+        signal(&world, "@book@a", "write", &format!("\"{letter}\"")).await;
+        becomes(&world, "@book@a", &format!("\"{}\"", letter.repeat(100_000))).await;
+    }
+    settle().await;
+    let blobs = world.hub.take().await.unwrap();
+    let blobs: Vec<_> = blobs.container("-largemessages").unwrap().blobs.iter().map(|b| &b.name).collect();
+    // The history and the Instances row share one.
+    assert!((1..=2).contains(&blobs.len()), "{blobs:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extended_session_keeps_an_entity_in_memory_from_batch_to_batch() {
+    let world = World::new();
+    let sessions = |settings: &mut AzureStorageSettings| settings.extended_sessions_enabled = true;
+    let worker = world.worker_named("w1", sessions, |builder| {
+        let settings = WorkerSettings { extended_sessions_enabled: true, ..WorkerSettings::default() };
+        samples::register(builder, SampleOptions::default()).settings(settings)
+    });
+    for _ in 0..20 {
+        signal(&world, "@counter@a", "add", "").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    becomes(&world, "@counter@a", "20").await;
+    world
+        .client
+        .start(Start::new("CallEntity").instance_id("caller").raw_input("\"@counter@a\""))
+        .await
+        .unwrap();
+    world.completes("caller", r#"{"before":"25","after":"32","bad":"no operation nonsense"}"#).await;
+    settle().await;
+    signal(&world, "@counter@a", "add", "").await;
+    becomes(&world, "@counter@a", "33").await;
+    worker.stop().await;
+}
+
+/// Workers come and go while signals come in; never do two of them run one entity at once.
+#[tokio::test(start_paused = true)]
+async fn no_signal_is_lost_or_counted_twice_while_workers_come_and_go() {
+    let world = World::new();
+    let inside = Arc::new(AtomicUsize::new(0));
+    let worker = |name: &str| {
+        let inside = inside.clone();
+        world.worker_named(
+            name,
+            |_| {},
+            |builder| {
+                builder.entity("alone", move |ctx: EntityContext| {
+                    let inside = inside.clone();
+                    async move {
+                        let before = inside.fetch_add(1, Ordering::SeqCst);
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        assert_eq!(before, 0, "two at once");
+                        ctx.set_state(&(ctx.state::<u32>()?.unwrap_or_default() + 1))?;
+                        Ok::<_, OperationError>(Reply::NONE)
+                    }
+                })
+            },
+        )
+    };
+    let mut first = worker("w0");
+    for round in 1..6 {
+        let second = worker(&format!("w{round}"));
+        for _ in 0..20 {
+            signal(&world, "@alone@a", "add", "").await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        std::mem::replace(&mut first, second).stop().await;
+    }
+    becomes(&world, "@alone@a", "100").await;
+    settle().await;
+    assert_eq!(state(&world, "@alone@a").await.as_deref(), Some("100"));
+    first.stop().await;
 }
