@@ -2,7 +2,7 @@
 //!
 //! [`TaskHub`] opens a hub and gives workers and clients; [`TaskHub::run`] runs a worker as a process that
 //! stops in order and answers probes. Everything else is of the packages below, which are re-exported: what
-//! orchestrations and activities need, from [`worker`], at the top.
+//! orchestrations, activities and entities need, from [`worker`], at the top.
 //!
 //! ```no_run
 //! use taskhub::{ActivityContext, ActivityError, OrchestrationContext, OrchestratorError, TaskHub};
@@ -43,6 +43,7 @@ pub use signals::{Signals, on_signals};
 pub use taskhub_azure_storage as azure_storage;
 pub use taskhub_client as client;
 pub use taskhub_core as core;
+pub use taskhub_entities as entities;
 pub use taskhub_http as http;
 pub use taskhub_storage as storage;
 pub use taskhub_worker as worker;

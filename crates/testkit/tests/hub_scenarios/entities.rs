@@ -1,10 +1,12 @@
 //! Entities of hubs that .NET wrote, as a client sees them.
 
+use std::time::Duration;
+
 use taskhub_client::{CleanEntities, EntityId, EntityQuery};
 use taskhub_testkit::golden::{self, Provider};
 use taskhub_testkit::load::Hidden;
 
-use crate::support::World;
+use crate::support::{LONG, World};
 
 async fn loaded(scenario: &str, phase: &str) -> World {
     let world = World::new();
@@ -28,6 +30,26 @@ async fn the_state_of_an_entity_is_read_from_a_hub_of_dotnet() {
         let found = world.client.read_entity(&id(entity)).await.unwrap().unwrap();
         assert_eq!(found.state.as_deref(), Some(state), "{scenario}");
         assert_eq!(world.client.read_entity(&id("@counter@NOBODY")).await.unwrap(), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entity_of_the_older_provider_goes_on() {
+    for (phase, expected) in [("midflight-signalled", "12"), ("completed", "12")] {
+        let world = World::new();
+        let dump = golden::hub(Provider::V1, "Entity", phase).unwrap();
+        world.hub.load(&dump, Hidden::Release).await.unwrap();
+        let worker = world.samples();
+        let counter = id("@counter@x");
+        let reached = async |state: &str| {
+            while world.client.read_entity(&counter).await.unwrap().unwrap().state.as_deref() != Some(state) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::time::timeout(LONG, reached(expected)).await.expect(phase);
+        world.client.signal_entity(&counter, "add", None, None).await.unwrap();
+        tokio::time::timeout(LONG, reached("13")).await.expect(phase);
+        worker.stop().await;
     }
 }
 

@@ -7,6 +7,7 @@ use futures::FutureExt;
 use taskhub_core::{FailureDetails, IdSource};
 use taskhub_entities::{BatchResult, OperationRequest, ResponseMessage};
 use taskhub_replay::{ApplicationError, ErrorMode, SessionAborted, encode_activity_failure};
+use tracing::warn;
 
 use super::context::Effects;
 use super::{EntityBatch, EntityContext, EntityExecutor, EntityFn, OperationError, Reply};
@@ -50,7 +51,19 @@ impl EntityExecutor for LocalEntities {
                 Err(error) if error.is::<SessionAborted>() => {
                     return Err(ExecutorError::Aborted { reason: error.to_string() });
                 }
-                Err(error) => result.results.push(failed(&error, &operation)),
+                Err(error) => {
+                    let failed = failed(&error, &operation);
+                    if operation.is_signal {
+                        // The text of the error may hold inputs.
+                        let error_type =
+                            failed.failure_details.as_ref().map(|details| details.error_type.as_str());
+                        warn!(
+                            entity = %id, operation = operation.operation, error_type,
+                            "an operation that nobody waits for failed"
+                        );
+                    }
+                    result.results.push(failed);
+                }
             }
         }
         result.state = state.map(|state| state.as_ref().to_owned());
