@@ -1,7 +1,9 @@
+use proptest::prelude::*;
 use taskhub_core::{FailureDetails, SeededIds};
 use uuid::Uuid;
 
 use super::*;
+use crate::Stamp;
 
 const ENTITY: &str = "@counter@a";
 
@@ -389,5 +391,81 @@ fn an_entity_in_memory_goes_on_as_one_that_is_read_again() {
         assert_eq!(in_memory.new_events, from_store.new_events);
         assert_eq!(in_memory.orchestrator_messages, from_store.orchestrator_messages);
         hub.history = from_store.new_events;
+    }
+}
+
+/// Requests as a hostile or confused sender may make them.
+fn any_request() -> impl Strategy<Value = RequestMessage> {
+    let text =
+        || prop_oneof![Just("order-1"), Just("order-2"), Just("@counter@b"), Just(""), Just("é\u{2028}")];
+    let at = || prop_oneof![Just(0i64), 0i64..4_000_000_000_000, Just(i64::MAX)];
+    let stamp =
+        move || at().prop_map(|ticks| Stamp::utc(Timestamp::from_ticks(now().ticks().saturating_add(ticks))));
+    let set = prop::option::of(prop::collection::vec(prop_oneof![Just("a"), Just("b")], 0..3));
+    let due = prop::option::weighted(0.2, at());
+    let parent = prop::option::of(text());
+    (text(), any::<bool>(), parent, prop::option::of(text()), due, stamp(), stamp(), set, 0u32..4).prop_map(
+        |(operation, is_signal, parent, execution, due, timestamp, predecessor, set, position)| {
+            RequestMessage {
+                is_signal,
+                parent_instance_id: parent.map(str::to_owned),
+                parent_execution_id: execution.map(str::to_owned),
+                due_at: due.map(|ticks| Timestamp::from_ticks(now().ticks().saturating_add(ticks))),
+                timestamp,
+                predecessor,
+                lock_set: set
+                    .map(|keys| keys.iter().map(|key| EntityId::new("counter", *key).unwrap()).collect()),
+                position,
+                ..RequestMessage::call(id(1), operation, None)
+            }
+        },
+    )
+}
+
+fn any_message() -> impl Strategy<Value = TaskMessage> {
+    let names = || prop_oneof![Just("op"), Just("release"), Just("continue"), Just("op@x"), Just("")];
+    let texts = prop_oneof![
+        Just("order-1".to_owned()).prop_map(|parent| ReleaseMessage::new(parent, "x").to_json()),
+        "[\\[{\":,}\\]a0-9]{0,12}",
+    ];
+    prop_oneof![
+        4 => any_request().prop_map(|request| op(&request)),
+        1 => (names(), prop::option::of(texts)).prop_map(|(name, input)| raised(name, input)),
+    ]
+}
+
+proptest! {
+    /// Nothing that is sent to an entity stops it: each batch is stored, read again and goes on; and a request
+    /// that is runnable is never left without a message that brings the next batch.
+    #[test]
+    fn an_entity_survives_whatever_is_sent_to_it(
+        batches in prop::collection::vec(prop::collection::vec(any_message(), 0..8), 1..8),
+        limit in 0usize..3,
+    ) {
+        let mut hub = Hub { limit, ..Hub::new() };
+        for messages in batches {
+            hub.now = hub.now + Duration::from_secs(700);
+            let sent = hub.run(messages);
+            let state = hub.scheduler();
+            let continues = sent.iter().any(|message| message == "@counter@a continue");
+            prop_assert!(!state.may_dequeue() || continues, "{sent:?} {}", state.to_json());
+            prop_assert_eq!(SchedulerState::from_json(&state.to_json()), Ok(state));
+        }
+        // Reminders come to an end.
+        for _ in 0..200 {
+            if hub.run(vec![raised("continue", None)]).is_empty() {
+                break;
+            }
+        }
+        prop_assert!(!hub.scheduler().may_dequeue());
+    }
+
+    #[test]
+    fn no_text_makes_a_reader_panic(text in prop_oneof![".{0,60}", "[\\[{\":,}\\]a-z0-9]{0,60}"]) {
+        let _ = RequestMessage::from_json(&text);
+        let _ = ReleaseMessage::from_json(&text);
+        let _ = ResponseMessage::from_json(&text);
+        let _ = SchedulerState::from_json(&text);
+        let _ = EntityStatus::from_json(&text);
     }
 }
