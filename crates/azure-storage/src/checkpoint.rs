@@ -91,6 +91,9 @@ pub(crate) async fn complete(
     }
     tracked.blob_names.extend(committed.blob_names);
     let processed = shared.sessions.current(token);
+    let instance = &commit.instance.instance_id;
+    let partition = shared.sender.partition_of_instance(instance);
+    shared.work_items.set_awaited(partition, instance, index.open_activities());
     let tracked = Tracked { index, etag: Some(committed.etag), blob_names: tracked.blob_names };
     shared.sessions.committed(token, commit.instance, tracked);
 

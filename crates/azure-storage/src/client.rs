@@ -69,9 +69,12 @@ impl AzureStorageClient {
     async fn sender(&self) -> Result<&MessageSender, ServiceError> {
         self.sender
             .get_or_try_init(|| async {
-                let layout =
-                    if self.creates_hub { self.hub.ensure().await? } else { self.existing().await? };
-                Ok(MessageSender::new(self.hub.clone(), layout.partition_count))
+                let partition_count = match self.hub.told_partition_count().await? {
+                    Some(count) => count,
+                    None if self.creates_hub => self.hub.ensure().await?.partition_count,
+                    None => self.existing().await?.partition_count,
+                };
+                Ok(MessageSender::new(self.hub.clone(), partition_count))
             })
             .await
     }

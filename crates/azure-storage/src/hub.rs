@@ -15,6 +15,7 @@ use taskhub_storage::{PutBlob, StorageAccount, TableQuery};
 use crate::error::{failed, unreadable};
 use crate::metrics::StorageMetrics;
 use crate::names::{ResourceNames, TASK_HUB_INFO_BLOB};
+use crate::partition::awake::AwakeClock;
 use crate::partition::evidence::chosen;
 use crate::partition::ownership::PartitionOwnership;
 use crate::partition::table::PartitionLease;
@@ -98,6 +99,7 @@ pub struct Hub {
     pub ids: Arc<dyn IdSource>,
     /// What this process counts.
     pub metrics: StorageMetrics,
+    awake: Arc<AwakeClock>,
 }
 
 impl fmt::Debug for Hub {
@@ -148,12 +150,18 @@ impl Hub {
         settings.validate().map_err(|text| ServiceError::new(ErrorKind::Invalid, text))?;
         let names = ResourceNames::new(&settings.task_hub_name, None);
         let metrics = StorageMetrics::default();
-        Ok(Self { settings: Arc::new(settings), names, account, clock, ids, metrics })
+        let awake = Arc::new(AwakeClock::new(clock.clone()));
+        Ok(Self { settings: Arc::new(settings), names, account, clock, ids, metrics, awake })
     }
 
     /// Name of the hub.
     pub fn name(&self) -> &TaskHubName {
         &self.settings.task_hub_name
+    }
+
+    /// The clock that leases are measured with.
+    pub(crate) fn awake(&self) -> &AwakeClock {
+        &self.awake
     }
 
     pub(crate) fn failed(&self, what: impl fmt::Display, error: storage::Error) -> ServiceError {
@@ -261,7 +269,7 @@ impl Hub {
     }
 
     /// The partition count in the hub's info blob; `None` when there is no such blob.
-    async fn info_partition_count(&self) -> Result<Option<u32>, ServiceError> {
+    pub(crate) async fn info_partition_count(&self) -> Result<Option<u32>, ServiceError> {
         let container = self.names.lease_container();
         let info = self
             .account
@@ -338,6 +346,32 @@ impl Hub {
             Some(layout) => Ok(layout),
             None => self.create().await,
         }
+    }
+
+    /// The number of partitions, for a client, which needs no more than that: if rows and queues agree, or, where
+    /// there are no rows, as the info blob has it. Two requests for a hub that is there and whole; `None`: it takes
+    /// a closer look.
+    ///
+    /// Differs: DTFx clients try to create every resource first, in fourteen requests.
+    pub(crate) async fn told_partition_count(&self) -> Result<Option<u32>, ServiceError> {
+        if self.settings.dtfx_cadence {
+            return Ok(None);
+        }
+        let count = self.count_partitions().await?;
+        Ok(count.filter(|count| self.settings.partition_count.is_none_or(|wanted| wanted == *count)))
+    }
+
+    async fn count_partitions(&self) -> Result<Option<u32>, ServiceError> {
+        let rows = self.partition_rows().await?.unwrap_or_default().rows;
+        if rows.is_empty() {
+            return self.info_partition_count().await;
+        }
+        let mut partitions: Vec<_> =
+            rows.iter().filter_map(|row| self.names.partition_of_queue(&row.queue)).collect();
+        partitions.sort();
+        let numbered = (0..rows.len() as u32).map(PartitionId).eq(partitions);
+        let whole = numbered && self.control_queues().await?.len() == rows.len();
+        Ok(whole.then_some(rows.len() as u32))
     }
 
     /// Creates what is missing, for the configured partition manager, by default the table manager: its lease

@@ -90,6 +90,7 @@ impl PartitionOwner for Owner {
             );
         }
         shared.count_owned();
+        shared.work_items.forget_awaited(partition);
         let unstarted = shared.sessions.close(partition);
         let tracker = shared.tasks.clone();
         tracker.spawn(async move { shared.give_back(unstarted).await });
@@ -103,6 +104,7 @@ impl PartitionOwner for Owner {
             queue.stop.cancel();
         }
         shared.count_owned();
+        shared.work_items.forget_awaited(partition);
         let deadline = Instant::now() + shared.hub.settings.drain_timeout;
         let unstarted = shared.sessions.close(partition);
         // In a task of its own: a partition that becomes ours again ends the drain, but what was taken out of

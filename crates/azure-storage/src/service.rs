@@ -176,6 +176,7 @@ impl OrchestrationService for AzureStorageService {
             queues: Mutex::default(),
             tasks,
             status: StatusBoard::default(),
+            unknown: Mutex::default(),
             stopping: CancellationToken::new(),
             cut_off: CancellationToken::new(),
         });
@@ -437,7 +438,7 @@ impl OrchestrationService for AzureStorageService {
         let Some(request) = shared.work_items.take(token) else { return Ok(()) };
         if let GiveBackReason::UnknownFunction { name } = &reason {
             shared.work_items.set_unknown(name, true);
-            let delay = shared.work_items.unknown_delay(request.dequeue_count);
+            let delay = shared.unknown_delay(shared.work_items.unknown_delay(request.dequeue_count));
             shared.put_back_for(&request, "unknown_function", delay).await;
             return Ok(());
         }

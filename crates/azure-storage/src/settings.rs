@@ -103,6 +103,9 @@ pub struct AzureStorageSettings {
     /// Hands activities to this process when it waits for one: the request is put hidden and run with the
     /// receipt of the put, without being received.
     pub hand_off_local_activities: bool,
+    /// Sends the requests that DTFx sends, as often as DTFx does, where this program knows how to do with
+    /// fewer: partition rows are read each time and written one by one, all leases are looked at each time.
+    pub dtfx_cadence: bool,
     /// What the test kit does to this process.
     #[cfg(feature = "simulation")]
     pub sabotage: crate::sabotage::Sabotage,
@@ -145,6 +148,7 @@ impl AzureStorageSettings {
             fan_in_linger: Duration::from_millis(50),
             quarantine_poison_messages: None,
             hand_off_local_activities: false,
+            dtfx_cadence: false,
             #[cfg(feature = "simulation")]
             sabotage: crate::sabotage::Sabotage::default(),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use taskhub_core::{ErrorKind, GiveBackReason, LockToken, PartitionId, ServiceError, TaskMessage};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,7 +17,7 @@ use crate::hub::Hub;
 use crate::message;
 use crate::metrics::ReasonLabels;
 use crate::partition::status::StatusBoard;
-use crate::queue::backoff::{abandon_delay, unknown_function_delay};
+use crate::queue::backoff::{UnknownPace, abandon_delay, unknown_function_delay};
 use crate::queue::control::ControlQueue;
 use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) queues: Mutex<BTreeMap<PartitionId, (ControlQueue, JoinHandle<()>)>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) status: StatusBoard,
+    pub(crate) unknown: Mutex<UnknownPace>,
     /// Nothing new is taken on.
     pub(crate) stopping: CancellationToken,
     /// Work that has not ended yet counts no longer.
@@ -84,7 +86,7 @@ impl Shared {
     pub(crate) async fn put_back_because(&self, message: &HeldMessage, reason: &GiveBackReason) {
         match reason {
             GiveBackReason::UnknownFunction { .. } => {
-                let delay = unknown_function_delay(message.dequeue_count);
+                let delay = self.unknown_delay(unknown_function_delay(message.dequeue_count));
                 self.put_back_for(message, "unknown_function", delay).await;
             }
             GiveBackReason::Failed { reason } => {
@@ -92,6 +94,12 @@ impl Shared {
             }
             _ => self.put_back_for(message, "interrupted", abandon_delay(message.dequeue_count)).await,
         }
+    }
+
+    /// How long work for a function that this worker does not have stays hidden, by itself for `at_least` so long.
+    pub(crate) fn unknown_delay(&self, at_least: Duration) -> Duration {
+        let mut pace = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.delay(Instant::now(), at_least)
     }
 
     /// Puts a message back that failed.

@@ -130,7 +130,11 @@ fn age_of(message: &QueueMessage, seen: Option<&Seen>, now: Timestamp) -> Durati
 }
 
 async fn summarise(shared: &Shared, manager: PartitionManagerKind) {
-    match shared.hub.partition_owners(manager).await {
+    let seen = match shared.status.take_owners() {
+        Some(owners) => Ok(owners),
+        None => shared.hub.partition_owners(manager).await,
+    };
+    match seen {
         Ok(leases) if !leases.is_empty() => {
             let owners: Vec<_> = leases.iter().map(describe).collect();
             tracing::info!(hub = %shared.hub.name(), owners = owners.join(", "), "partitions");

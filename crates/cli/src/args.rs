@@ -500,6 +500,11 @@ pub struct WorkerArgs {
     /// [default: quarantinePoisonMessagesAfter of host.json, else try for ever]
     #[arg(long, value_name = "N", env = "TASKHUB_QUARANTINE_AFTER", value_parser = clap::value_parser!(u32).range(1..))]
     pub quarantine_after: Option<u32>,
+    /// Send storage requests as the .NET worker does, more of them: partition rows are read each time and
+    /// written one by one, lease blobs are listed and read each time
+    /// [default: dtfxCadence of host.json, else off]
+    #[arg(long)]
+    pub dtfx_cadence: bool,
     /// Append a line of JSON to this file for every activity that has run
     #[arg(long, value_name = "FILE")]
     pub activity_log: Option<PathBuf>,

@@ -177,6 +177,9 @@ pub(crate) fn settings(host: &HostJson, hub: TaskHubName, worker_id: WorkerId) -
         settings.extended_session_idle_timeout = timeout;
     }
     settings.quarantine_poison_messages = host.quarantine_after;
+    if let Some(on) = host.dtfx_cadence {
+        settings.dtfx_cadence = on;
+    }
     if let Some(on) = host.use_app_lease {
         settings.use_app_lease = on;
     }

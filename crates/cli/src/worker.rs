@@ -31,6 +31,7 @@ pub(crate) async fn run(
         config.app_name = name;
     }
     config.host.quarantine_after = args.quarantine_after.or(config.host.quarantine_after);
+    config.host.dtfx_cadence = args.dtfx_cadence.then_some(true).or(config.host.dtfx_cadence);
     let worker_id = args.worker_id.map_or_else(wire::worker_id, WorkerId::new);
     let mut hub_settings = wire::hub_settings(&config, &args.create, worker_id.clone());
     hub_settings.force_partition_manager = args.force_partition_manager;

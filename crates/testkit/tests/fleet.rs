@@ -73,9 +73,12 @@ impl Fleet {
 
     /// A worker of which some activity calls never return.
     async fn member_that_holds(&self, id: &str, hold: Vec<Hold>) -> Member {
+        self.member_of(self.hub.open(id).unwrap(), hold).await
+    }
+
+    async fn member_of(&self, mut hub: taskhub_azure_storage::Hub, hold: Vec<Hold>) -> Member {
         let plan = FaultPlan::default();
         plan.add(Rule::on_all(Effect::DelayAfter(LATENCY)));
-        let mut hub = self.hub.open(id).unwrap();
         let counts = OperationCounts::default();
         hub.account = FaultyAccount::wrap(hub.account, &plan).layered(RequestSettings::default(), &counts);
         let (clock, ids, runs) = (hub.clock.clone(), hub.ids.clone(), self.runs.clone());
@@ -304,6 +307,36 @@ async fn an_idle_survivor_goes_on_with_a_killed_workers_instances_within_60_seco
     within(AFTER_LOSS, &took);
     fleet.check(&expected).await;
     second.stop().await;
+}
+
+// Nobody's partitions change hands when it dies, so nothing tells the others to look for what it had. When it
+// dies between two of their looks is what matters.
+#[tokio::test(start_paused = true)]
+async fn activities_of_a_killed_worker_without_partitions_go_on_at_an_idle_owner_within_60_seconds() {
+    for offset in [0, 6, 12, 18, 24] {
+        let fleet = Fleet::new().await;
+        // All partitions stay with the first one.
+        let owner = fleet.member("w1").await;
+        let mut idle = fleet.hub.open("w2").unwrap();
+        Arc::make_mut(&mut idle.settings).lease_acquire_interval = Duration::from_secs(24 * 3600);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let helper = fleet.member_of(idle, vec!["Slow".parse().unwrap()]).await;
+        let mut expected = BTreeMap::new();
+        for n in 0..12 {
+            fleet.start("SlowOne", &format!("slow-{n}"), "8000").await;
+            expected.insert(format!("slow-{n}"), "\"slept 8000\"".to_owned());
+        }
+        // What the owner took is done; the rest never returns. All is quiet, and looks are rare.
+        tokio::time::sleep(Duration::from_secs(120 + offset)).await;
+        let rows = fleet.hub.open("observer").unwrap().inspect().await.unwrap().partitions;
+        assert!(rows.iter().all(|row| row.current_owner.as_ref().unwrap().as_str() == "w1"), "{rows:?}");
+        helper.kill();
+        let took = fleet.next_events(expected.keys()).await;
+        assert!((1..12).contains(&took.len()), "of both workers: {took:?}");
+        within(AFTER_LOSS, &took);
+        fleet.check(&expected).await;
+        owner.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

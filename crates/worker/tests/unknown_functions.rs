@@ -12,7 +12,7 @@ use taskhub_storage::request::{OperationCounts, RequestSettings};
 use taskhub_testkit::{TestHub, seeded_ids};
 use taskhub_worker::{
     ActivityContext, ActivityError, OrchestrationContext, OrchestratorError, Worker, WorkerBuilder,
-    WorkerHandle, WorkerState,
+    WorkerHandle, WorkerState, join_all,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -119,6 +119,42 @@ async fn an_activity_that_nobody_has_waits_without_spinning_and_runs_when_a_work
     world.completes("a", Duration::from_secs(60)).await;
     old.stop().await;
     new.stop().await;
+}
+
+async fn crowd(ctx: OrchestrationContext, size: i64) -> Result<i64, OrchestratorError> {
+    let calls: Vec<_> = (0..size).map(|n| ctx.call_activity::<_, i64>("Unheard", n)).collect();
+    join_all(calls).await;
+    Ok(size)
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_activities_that_nobody_has_cost_ten_receptions_a_second_and_hold_up_nobody() {
+    const CROWD: u64 = 2000;
+    let world = World::new();
+    let register = |w: WorkerBuilder| {
+        w.orchestration("Greet", greet).orchestration("Crowd", crowd).activity("SayHello", say_hello)
+    };
+    let worker = world.worker("w1", register).await;
+    let start = Start::new("Crowd").instance_id("crowd").input(&CROWD).unwrap();
+    world.hub.client().unwrap().start(start).await.unwrap();
+    // Each has been seen, and they come again and again.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(worker.receptions() >= CROWD);
+    let before = worker.receptions();
+    tokio::time::sleep(Duration::from_secs(1200)).await;
+    let receptions = worker.receptions() - before;
+    // Hidden for a minute at most, they would be received 40,000 times.
+    assert!((CROWD..=12_500).contains(&receptions), "{receptions}");
+    for n in 0..10 {
+        let instance = format!("a{n}");
+        world.start(&instance).await;
+        world.completes(&instance, Duration::from_secs(60)).await;
+        let history = world.hub.client().unwrap().history(&instance.as_str().into()).await.unwrap();
+        let at = |name: &str| history.iter().find(|event| event.name() == name).unwrap().timestamp;
+        let took = at("TaskCompleted").saturating_since(at("TaskScheduled"));
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+    worker.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

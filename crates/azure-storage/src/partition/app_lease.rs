@@ -91,8 +91,8 @@ impl AppLease {
         Ok(Self { hub, container, blob, id })
     }
 
-    /// Gets the lease and keeps it, for ever. `held` tells until when it holds, on this process's own clock
-    /// and counted from before the request that took or renewed it; `None` while another application has it.
+    /// Gets the lease and keeps it, for ever. `held` tells until when it holds, on the hub's
+    /// [`Hub::awake`] clock and counted from before the request that took or renewed it; `None` while another application has it.
     ///
     /// Differs: DTFx takes the lease for renewed when a renewal fails in an unknown way.
     pub(crate) async fn hold(
@@ -106,7 +106,7 @@ impl AppLease {
             self.demand(kind).await;
         }
         loop {
-            let (sent_at, have) = (Instant::now(), held.borrow().is_some());
+            let (sent_at, have) = (self.hub.awake().now(), held.borrow().is_some());
             // Not renewed while this process was stalled: take it again, unless somebody else has.
             let kept = match if have { self.renew().await } else { Ok(false) } {
                 Ok(false) => self.acquire().await,
@@ -126,13 +126,13 @@ impl AppLease {
                 Err(e) => {
                     tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot get hold of the app lease");
                     owner.status().failed(&e);
-                    if held.borrow().is_some_and(|until| until <= Instant::now()) {
+                    if held.borrow().is_some_and(|until| until <= self.hub.awake().now()) {
                         held.send_replace(None);
                     }
                     UNKNOWN_INTERVAL.min(settings.app_lease_renew_interval)
                 }
             };
-            let deadline = held.borrow().map(|until| until.max(Instant::now()));
+            let deadline = held.borrow().map(|until| self.hub.awake().on_timer(until));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = at(deadline) => {}

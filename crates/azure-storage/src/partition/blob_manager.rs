@@ -38,11 +38,17 @@ const LOST_RACES: u32 = 8;
 /// renewals: it is acquired and written.
 const LAST_REQUESTS: u32 = 2;
 
+/// How long leases are not listed while this worker holds all it may hold: whoever takes one makes its next
+/// renewal fail.
+const RELIST_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How an attempt to take leases ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
     /// There is nothing more to do for now.
     Settled,
+    /// This worker may hold none, which tells nothing of the storage.
+    NotAllowed,
     /// Another worker has stolen the lease that this one wanted.
     LostRace,
 }
@@ -52,6 +58,8 @@ enum Taken {
 struct Leases {
     folder: LeaseFolder,
     held: Mutex<BTreeMap<PartitionId, HeldLease>>,
+    /// The partitions that have a lease, and when that was seen.
+    listed: Mutex<Option<(Instant, Vec<PartitionId>)>>,
     acquire_interval: Duration,
     may_steal: bool,
     /// Look for leases before the interval is over.
@@ -63,6 +71,7 @@ impl Leases {
         Self {
             folder: LeaseFolder::new(hub.clone(), folder),
             held: Mutex::default(),
+            listed: Mutex::default(),
             acquire_interval,
             may_steal,
             hurry: Notify::new(),
@@ -77,8 +86,22 @@ impl Leases {
         self.held().get(&partition).map(|held| held.until)
     }
 
+    fn listed(&self) -> MutexGuard<'_, Option<(Instant, Vec<PartitionId>)>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many leases there are that `may_hold` lets this worker have, if it holds all of them; `None` if not,
+    /// or if it is long since they were listed.
+    fn has_all(&self, may_hold: impl Fn(PartitionId) -> bool) -> Option<usize> {
+        let listed = self.listed();
+        let (at, partitions) = listed.as_ref()?;
+        let mut wanted = partitions.iter().filter(|partition| may_hold(**partition));
+        let all = at.elapsed() < RELIST_INTERVAL && wanted.clone().all(|partition| self.holds(*partition));
+        all.then(|| wanted.by_ref().count())
+    }
+
     fn holds(&self, partition: PartitionId) -> bool {
-        self.until(partition).is_some_and(|until| until > Instant::now())
+        self.until(partition).is_some_and(|until| until > self.folder.now())
     }
 }
 
@@ -224,6 +247,7 @@ impl BlobManager {
                 taken = self.take_once(leases, stop).await;
             }
             match taken {
+                Ok(Taken::NotAllowed) => {}
                 Ok(_) => self.owner.status().looked(),
                 Err(e) => {
                     self.owner.status().failed(&e);
@@ -244,11 +268,19 @@ impl BlobManager {
             // Ownership is acquired only while the intent is held.
             std::ptr::eq(leases, &self.intent) || self.intent.holds(partition)
         };
+        // Differs: DTFx lists and reads all leases each time.
+        if !self.hub.settings.dtfx_cadence
+            && let Some(held) = leases.has_all(owns)
+            && (held > 0 || !std::ptr::eq(leases, &self.intent))
+        {
+            return Ok(if held > 0 { Taken::Settled } else { Taken::NotAllowed });
+        }
         let mut found = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(Taken::Settled),
             found = leases.folder.list() => found?,
         };
+        *leases.listed() = Some((Instant::now(), found.iter().map(|lease| lease.partition).collect()));
         found.retain(|lease| owns(lease.partition));
         for lease in found.iter().filter(|lease| lease.leased && self.names_me(lease)) {
             self.adopt_one(leases, lease).await;
@@ -280,7 +312,7 @@ impl BlobManager {
                 if self.ownership.is_none() {
                     // Differs: DTFx reads at once, while the previous owner reads until its next renewal
                     // fails.
-                    let noticed = Instant::now() + self.hub.settings.lease_renew_interval;
+                    let noticed = self.hub.awake().now() + self.hub.settings.lease_renew_interval;
                     self.state().not_before.insert(partition, noticed);
                 }
                 self.gained(leases, partition, held);
@@ -360,7 +392,7 @@ impl BlobManager {
     /// A lease that was not renewed in time is somebody else's, for all we know.
     fn forget_after_its_time(&self, leases: &Leases, partition: PartitionId) {
         let mut all = leases.held();
-        if all.get(&partition).is_some_and(|held| held.until <= Instant::now()) {
+        if all.get(&partition).is_some_and(|held| held.until <= self.hub.awake().now()) {
             all.remove(&partition);
             drop(all);
             self.changed.notify_one();
@@ -402,7 +434,7 @@ impl BlobManager {
         partitions.extend(self.owning().held().keys());
         let (mut released, mut abandoned) = (Vec::new(), Vec::new());
         for partition in partitions {
-            let act = blob::decide(self.view(partition, stopping), Instant::now());
+            let act = blob::decide(self.view(partition, stopping), self.hub.awake().now());
             match act {
                 Act::Rest => {}
                 Act::Receive(until) => {
@@ -428,7 +460,8 @@ impl BlobManager {
         .await;
         // Whoever wants the queue needs the intent.
         join_all(abandoned.into_iter().map(|partition| self.release(&self.intent, partition))).await;
-        self.owning().held().retain(|_, held| held.until > Instant::now());
+        let now = self.hub.awake().now();
+        self.owning().held().retain(|_, held| held.until > now);
     }
 
     fn view(&self, partition: PartitionId, stopping: bool) -> View {

@@ -151,7 +151,10 @@ impl Hub {
             ));
         }
         if wanted != layout.manager || wanted != PartitionManagerKind::Table {
-            self.create_lease_store(wanted, layout.partition_count).await?;
+            let is_there = wanted == layout.manager && self.info_partition_count().await?.is_some();
+            if !is_there {
+                self.create_lease_store(wanted, layout.partition_count).await?;
+            }
             self.create_leases(wanted, layout.partition_count).await?;
         }
         Ok(wanted)

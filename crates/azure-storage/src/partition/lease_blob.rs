@@ -2,13 +2,15 @@
 //!
 //! Source: Azure/durabletask, `Partitioning/Lease.cs` and `Partitioning/BlobPartitionLeaseManager.cs`.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use taskhub_core::{PartitionId, ServiceError, Timestamp};
-use taskhub_storage::{BlobItem, ErrorKind, LeaseState, PutBlob};
+use taskhub_storage::{BlobItem, ETag, ErrorKind, LeaseState, PutBlob};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -75,7 +77,7 @@ impl FoundLease {
 pub(crate) struct HeldLease {
     token: Uuid,
     content: LeaseContent,
-    /// Until when it holds for certain, counted on this process's own clock from before the request that
+    /// Until when it holds for certain, on the hub's [`Hub::awake`] clock, counted from before the request that
     /// took or renewed it.
     pub(crate) until: Instant,
 }
@@ -90,7 +92,7 @@ impl HeldLease {
 /// How a renewal went.
 #[derive(Debug)]
 pub(crate) enum Renewal {
-    /// The lease holds until then.
+    /// The lease holds until then, on the same clock.
     Kept(Instant),
     /// Another worker has it.
     Lost,
@@ -106,16 +108,23 @@ pub(crate) struct LeaseFolder {
     hub: Hub,
     container: String,
     folder: &'static str,
+    /// What blobs said when they were last read, and in which version. Renewals do not change it.
+    read: Mutex<BTreeMap<String, (ETag, Bytes)>>,
 }
 
 impl LeaseFolder {
     pub(crate) fn new(hub: Hub, folder: &'static str) -> Self {
         let container = hub.names.lease_container();
-        Self { hub, container, folder }
+        Self { hub, container, folder, read: Mutex::default() }
     }
 
     pub(crate) fn name(&self) -> &'static str {
         self.folder
+    }
+
+    /// Now, on the clock of the leases.
+    pub(crate) fn now(&self) -> Instant {
+        self.hub.awake().now()
     }
 
     fn blob(&self, partition: PartitionId) -> String {
@@ -156,14 +165,28 @@ impl LeaseFolder {
         })?;
         let found = stream::iter(items)
             .map(|item| async move {
-                let read = self.hub.account.blobs.get_blob(&self.container, &item.name);
-                let blob = self.bounded("read", read).await?;
-                Ok::<_, ServiceError>(blob.and_then(|blob| self.found(&item, &blob.content)))
+                let content = self.content(&item).await?;
+                Ok::<_, ServiceError>(content.and_then(|content| self.found(&item, &content)))
             })
             .buffered(READ_CONCURRENCY)
             .try_collect::<Vec<_>>()
             .await?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// What a listed blob says; it is read only if it has been written since it was last read.
+    ///
+    /// Differs: DTFx reads every lease blob each time.
+    async fn content(&self, item: &BlobItem) -> Result<Option<Bytes>, ServiceError> {
+        let read = || self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = read().get(&item.name).filter(|(etag, _)| *etag == item.properties.etag).cloned();
+        if let Some((_, content)) = known.filter(|_| !self.hub.settings.dtfx_cadence) {
+            return Ok(Some(content));
+        }
+        let get = self.hub.account.blobs.get_blob(&self.container, &item.name);
+        let Some(blob) = self.bounded("read", get).await? else { return Ok(None) };
+        read().insert(item.name.clone(), (blob.properties.etag, blob.content.clone()));
+        Ok(Some(blob.content))
     }
 
     fn found(&self, item: &BlobItem, content: &[u8]) -> Option<FoundLease> {
@@ -201,12 +224,12 @@ impl LeaseFolder {
     pub(crate) async fn acquire(&self, found: &FoundLease) -> Result<Option<HeldLease>, ServiceError> {
         let blobs = &self.hub.account.blobs;
         let (container, blob, token) = (&self.container, self.blob(found.partition), self.hub.ids.guid());
-        let mut sent_at = Instant::now();
+        let mut sent_at = self.hub.awake().now();
         let taken = if found.leased {
             let Some(previous) = found.content.token() else { return Ok(None) };
             let steal = async {
                 blobs.change_lease(container, Some(&blob), previous, token).await?;
-                sent_at = Instant::now();
+                sent_at = self.hub.awake().now();
                 blobs.renew_lease(container, Some(&blob), token).await
             };
             self.bounded("steal", steal).await
@@ -248,7 +271,7 @@ impl LeaseFolder {
     /// whose acquisition succeeded without this process having learnt of it.
     pub(crate) async fn adopt(&self, found: &FoundLease) -> Result<Option<HeldLease>, ServiceError> {
         let Some(token) = found.content.token() else { return Ok(None) };
-        let held = HeldLease { token, content: found.content.clone(), until: Instant::now() };
+        let held = HeldLease { token, content: found.content.clone(), until: self.hub.awake().now() };
         match self.renew(found.partition, &held).await {
             Renewal::Kept(until) => Ok(Some(HeldLease { until, ..held })),
             Renewal::Lost => Ok(None),
@@ -257,7 +280,7 @@ impl LeaseFolder {
     }
 
     pub(crate) async fn renew(&self, partition: PartitionId, held: &HeldLease) -> Renewal {
-        let (blob, sent_at) = (self.blob(partition), Instant::now());
+        let (blob, sent_at) = (self.blob(partition), self.hub.awake().now());
         let renew = self.hub.account.blobs.renew_lease(&self.container, Some(&blob), held.token);
         match self.bounded("renew", renew).await {
             Ok(()) => Renewal::Kept(sent_at + self.duration()),

@@ -1,6 +1,7 @@
 //! Which control queue an instance belongs to, and which worker reads which queue.
 
 pub(crate) mod app_lease;
+pub(crate) mod awake;
 pub(crate) mod balance;
 pub(crate) mod blob;
 pub(crate) mod blob_manager;

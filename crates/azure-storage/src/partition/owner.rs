@@ -8,7 +8,7 @@ use crate::partition::status::StatusBoard;
 /// Receives from queues, or no longer, as a partition manager says.
 #[async_trait::async_trait]
 pub(crate) trait PartitionOwner: Send + Sync + 'static {
-    /// Receive from the partition's queue until `lease_until`, on this process's own monotonic clock; a
+    /// Receive from the partition's queue until `lease_until`, on the hub's `awake` clock; a
     /// renewal moves that. The deadline counts from before the request that renewed the lease was sent.
     fn receive(&self, partition: PartitionId, lease_until: Instant);
     /// Whether the partition's queue is being received from.

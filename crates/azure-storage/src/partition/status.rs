@@ -6,6 +6,8 @@ use std::time::Duration;
 use taskhub_core::{PartitionId, Readiness, ServiceError, ServiceStatus};
 use tokio::time::Instant;
 
+use crate::partition::ownership::PartitionOwnership;
+
 /// What the partition manager and the app lease put up, and a probe reads.
 #[derive(Debug, Default)]
 pub(crate) struct StatusBoard(Mutex<Board>);
@@ -15,6 +17,7 @@ struct Board {
     waits_for_app_lease: Option<String>,
     looked_at: Option<Instant>,
     trouble: Option<String>,
+    owners: Option<Vec<PartitionOwnership>>,
 }
 
 impl StatusBoard {
@@ -41,6 +44,16 @@ impl StatusBoard {
         let mut board = self.board();
         board.looked_at = Some(Instant::now());
         board.trouble = None;
+    }
+
+    /// Who owns which partition, as it was just seen or written.
+    pub(crate) fn owners(&self, owners: Vec<PartitionOwnership>) {
+        self.board().owners = Some(owners);
+    }
+
+    /// Who owned which partition when somebody last put it up, if that was since the last question.
+    pub(crate) fn take_owners(&self) -> Option<Vec<PartitionOwnership>> {
+        self.board().owners.take()
     }
 
     /// Something about partitions or the app lease did not work.

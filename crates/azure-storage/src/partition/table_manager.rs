@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::hub::Hub;
 use crate::partition::owner::PartitionOwner;
+use crate::partition::ownership::PartitionOwnership;
 use crate::partition::server_clock::{ServerClock, Skew, Span, WORRYING_SKEW};
 use crate::partition::table::{self, Asker, Drain, Local, PartitionLease, Step};
 
@@ -23,6 +24,11 @@ const HURRY_INTERVAL: Duration = Duration::from_secs(1);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Failed looks in a row that are repeated at once. Source: `TablePartitionManager` (10).
 const QUICK_RETRIES: u32 = 10;
+/// Rows of one transaction at most.
+const MAX_TRANSACTION: usize = 100;
+/// How long a worker that owns every partition renews its rows without reading them. Nothing can happen to
+/// them unnoticed: whoever changes, adds an owner to, or deletes one makes the next renewal fail.
+const REREAD_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
 /// Acquires, balances, renews and hands back partitions of one worker.
 pub(crate) struct TableManager {
@@ -37,6 +43,16 @@ pub(crate) struct TableManager {
     server_clock: ServerClock,
     /// The clocks' difference has been reported.
     warned: bool,
+    /// The rows as this worker has written them, and when they were read, while it owns all of them and
+    /// nobody wants one.
+    settled: Option<(Instant, Vec<PartitionLease>)>,
+}
+
+/// A moment: how long leases hold that are written now.
+struct Writing {
+    asker: Asker,
+    /// On the hub's `awake` clock.
+    lease_until: Instant,
 }
 
 impl TableManager {
@@ -49,6 +65,7 @@ impl TableManager {
             shunned: BTreeMap::new(),
             server_clock: ServerClock::default(),
             warned: false,
+            settled: None,
         }
     }
 
@@ -86,8 +103,74 @@ impl TableManager {
         }
     }
 
+    /// Dates that others compare with their clocks are the server's. Whoever is not sure what time it is takes
+    /// the earlier one for others' leases and loses that time of its own.
+    fn writing(&self, moment: Instant, shutting_down: bool) -> Writing {
+        let settings = &self.hub.settings;
+        let span = self.server_clock.at(moment);
+        let doubt = span.map_or(Duration::ZERO, Span::width).min(settings.lease_interval / 4);
+        let asker = Asker {
+            me: settings.worker_id.clone(),
+            now: span.map_or_else(|| self.hub.clock.now(), |span| span.low),
+            lease_interval: settings.lease_interval,
+            shutting_down,
+        };
+        Writing { asker, lease_until: moment + settings.lease_interval - doubt }
+    }
+
+    /// Renews the rows of a worker that owns them all, without reading them first. False when there is more to
+    /// do than that, or somebody has written one meanwhile: then nothing has happened.
+    ///
+    /// Differs: DTFx reads all rows each time and writes each of them by itself.
+    async fn renew_settled(&mut self) -> Result<bool, ServiceError> {
+        let Some((read_at, rows)) = self.settled.take() else { return Ok(false) };
+        if read_at.elapsed() >= REREAD_INTERVAL {
+            return Ok(false);
+        }
+        let Writing { asker, lease_until } = self.writing(self.hub.awake().now(), false);
+        let mut steps = Vec::new();
+        for row in &rows {
+            let Some(partition) = self.hub.names.partition_of_queue(&row.queue) else { return Ok(false) };
+            let step = table::step(row, self.local(partition), &asker);
+            if !(step.receive && step.changed) || step.stop_receiving || step.restart || step.begin_drain {
+                return Ok(false);
+            }
+            steps.push((partition, step));
+        }
+        let leases: Vec<_> = steps.iter().map(|(_, step)| &step.lease).collect();
+        let Some(written) = self.write_all(&leases).await? else { return Ok(false) };
+        for (partition, step) in &steps {
+            self.after_write(*partition, step, lease_until);
+        }
+        self.settle(read_at, written);
+        Ok(true)
+    }
+
+    /// The rows as they are now known; renewed without being read if all of them are this worker's.
+    fn settle(&mut self, read_at: Instant, rows: Vec<PartitionLease>) {
+        let now =
+            self.server_clock.at(self.hub.awake().now()).map_or_else(|| self.hub.clock.now(), |s| s.low);
+        self.owner.status().owners(rows.iter().map(|row| PartitionOwnership::of_row(row, now)).collect());
+        let me = Some(&self.hub.settings.worker_id);
+        let mine = |row: &PartitionLease| {
+            row.current_owner.as_ref() == me
+                && row.next_owner.is_none()
+                && !row.is_draining
+                && self.hub.names.partition_of_queue(&row.queue).is_some()
+        };
+        let settled = !self.hub.settings.dtfx_cadence && rows.iter().all(mine);
+        self.settled = settled.then_some((read_at, rows));
+    }
+
     async fn iterate(&mut self, shutting_down: bool) -> Result<Iteration, ServiceError> {
-        let sent_at = Instant::now();
+        if shutting_down {
+            self.settled = None;
+        }
+        if self.renew_settled().await? {
+            return Ok(Iteration::Settled);
+        }
+        let read_at = Instant::now();
+        let sent_at = self.hub.awake().now();
         let found = match self.bounded(self.hub.partition_rows()).await? {
             Some(found) => found,
             // Nothing to hand back.
@@ -97,17 +180,12 @@ impl TableManager {
                 return Err(ServiceError::new(taskhub_core::ErrorKind::NotFound, what));
             }
         };
-        let renewed_at = Instant::now();
+        let renewed_at = self.hub.awake().now();
         if let Some(date) = found.served_at {
             self.server_clock.observe(sent_at, renewed_at, date);
             self.warn_of_skew(renewed_at);
         }
-        // Dates that others compare with their clocks are the server's. Whoever is not sure what time it is
-        // takes the earlier one for others' leases and loses that time of its own.
-        let span = self.server_clock.at(renewed_at);
-        let now = span.map_or_else(|| self.hub.clock.now(), |span| span.low);
-        let doubt = span.map_or(Duration::ZERO, Span::width).min(self.hub.settings.lease_interval / 4);
-        let lease_until = renewed_at + self.hub.settings.lease_interval - doubt;
+        let Writing { asker, lease_until } = self.writing(renewed_at, shutting_down);
         let rows = found.rows;
         let mut counts_for: Vec<Option<WorkerId>> = vec![None; rows.len()];
         let mut steps = Vec::new();
@@ -116,21 +194,32 @@ impl TableManager {
                 tracing::debug!(hub = %self.hub.name(), row = row.queue, "a row is not about a control queue");
                 continue;
             };
-            let asker = Asker {
-                me: self.hub.settings.worker_id.clone(),
-                now,
-                lease_interval: self.hub.settings.lease_interval,
-                shutting_down,
-            };
             let step = table::step(row, self.local(partition), &asker);
             counts_for[at].clone_from(&step.counts_for);
             self.before_write(partition, row, &step);
             steps.push((at, partition, step));
         }
-        let written = join_all(steps.iter().map(|(_, _, step)| async {
-            if step.changed { self.write(&step.lease).await } else { Ok(Some(step.lease.clone())) }
-        }))
-        .await;
+        let changed: Vec<_> =
+            steps.iter().filter(|(.., step)| step.changed).map(|(.., step)| &step.lease).collect();
+        let at_once = match changed.len() {
+            2..=MAX_TRANSACTION if !self.hub.settings.dtfx_cadence => self.write_all(&changed).await?,
+            _ => None,
+        };
+        let written: Vec<Result<Option<PartitionLease>, ServiceError>> = match at_once {
+            Some(written) => {
+                let mut written = written.into_iter();
+                let mut after =
+                    |step: &Step| if step.changed { written.next() } else { Some(step.lease.clone()) };
+                steps.iter().map(|(.., step)| Ok(after(step))).collect()
+            }
+            // One by one: of several rows only one may have been written by somebody else.
+            None => {
+                join_all(steps.iter().map(|(_, _, step)| async {
+                    if step.changed { self.write(&step.lease).await } else { Ok(Some(step.lease.clone())) }
+                }))
+                .await
+            }
+        };
         let mut moving = steps.iter().any(|(_, _, step)| step.hurry);
         let mut after = rows;
         let (mut lost, mut failed) = (false, None);
@@ -164,7 +253,11 @@ impl TableManager {
                 }
             }
         }
-        Ok(if moving { Iteration::Moving } else { Iteration::Settled })
+        if moving {
+            return Ok(Iteration::Moving);
+        }
+        self.settle(read_at, after);
+        Ok(Iteration::Settled)
     }
 
     /// Other workers may trust their own clocks; one that differs much makes leases end early or late.
@@ -254,12 +347,33 @@ impl TableManager {
         }
     }
 
-    async fn write(&self, lease: &PartitionLease) -> Result<Option<PartitionLease>, ServiceError> {
-        let condition = lease.etag.clone().map_or(Condition::Any, Condition::Matches);
-        let replace = TableOperation::Replace(lease.to_entity(), condition);
+    /// Writes several rows in one transaction. `None`: somebody has written one of them, and nothing has
+    /// happened.
+    async fn write_all(
+        &self,
+        leases: &[&PartitionLease],
+    ) -> Result<Option<Vec<PartitionLease>>, ServiceError> {
+        let operations = leases.iter().map(|lease| replace(lease)).collect();
         let table = self.hub.names.partitions_table();
         self.bounded(async {
-            match self.hub.account.tables.execute(&table, replace).await {
+            match self.hub.account.tables.transaction(&table, operations).await {
+                Ok(etags) => {
+                    let written = leases.iter().zip(etags);
+                    Ok(Some(
+                        written.map(|(lease, etag)| PartitionLease { etag, ..(*lease).clone() }).collect(),
+                    ))
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(None),
+                Err(e) => Err(self.hub.failed("cannot write the partition rows", e)),
+            }
+        })
+        .await
+    }
+
+    async fn write(&self, lease: &PartitionLease) -> Result<Option<PartitionLease>, ServiceError> {
+        let table = self.hub.names.partitions_table();
+        self.bounded(async {
+            match self.hub.account.tables.execute(&table, replace(lease)).await {
                 Ok(etag) => Ok(Some(PartitionLease { etag, ..lease.clone() })),
                 Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(None),
                 Err(e) => {
@@ -269,6 +383,11 @@ impl TableManager {
         })
         .await
     }
+}
+
+fn replace(lease: &PartitionLease) -> TableOperation {
+    let condition = lease.etag.clone().map_or(Condition::Any, Condition::Matches);
+    TableOperation::Replace(lease.to_entity(), condition)
 }
 
 enum Iteration {

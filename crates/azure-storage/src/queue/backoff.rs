@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Shortest wait after an empty receive. Source: Azure/durabletask, `AzureStorageOrchestrationService`
 /// (`minPollingDelay`).
 const MIN_POLLING_DELAY: Duration = Duration::from_millis(50);
@@ -81,6 +83,30 @@ pub(crate) fn unknown_function_delay(dequeue_count: u32) -> Duration {
     Duration::from_secs(seconds).min(MAX_UNKNOWN_FUNCTION_DELAY)
 }
 
+/// Messages for unknown functions that may reappear in a second because of this worker.
+const UNKNOWN_FUNCTIONS_PER_SECOND: u32 = 10;
+/// Longest time that such work stays hidden when there is much of it. Source: as [`abandon_delay`].
+const MAX_UNKNOWN_FUNCTIONS_DELAY: Duration = Duration::from_secs(600);
+
+/// Spreads work for functions that this worker does not have: the more there is, the longer each piece stays
+/// hidden, so that receiving all of it again and again takes a bounded number of requests.
+#[derive(Debug, Default)]
+pub(crate) struct UnknownPace {
+    /// When the last piece of work would reappear, if one came after the other.
+    last: Option<Instant>,
+}
+
+impl UnknownPace {
+    /// How long a message stays hidden that is put back now, for `at_least` so long.
+    pub(crate) fn delay(&mut self, now: Instant, at_least: Duration) -> Duration {
+        let last = self.last.map_or(now, |last| last.max(now))
+            + Duration::from_secs(1) / UNKNOWN_FUNCTIONS_PER_SECOND;
+        let last = last.min(now + MAX_UNKNOWN_FUNCTIONS_DELAY);
+        self.last = Some(last);
+        (last - now).max(at_least)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +137,23 @@ mod tests {
     fn abandoned_messages_wait_2_to_the_dequeue_count_up_to_ten_minutes() {
         let seconds = |count| abandon_delay(count).as_secs();
         assert_eq!([seconds(1), seconds(2), seconds(9), seconds(10), seconds(31)], [2, 4, 512, 600, 600]);
+    }
+
+    #[test]
+    fn little_work_for_unknown_functions_is_not_put_off_and_much_of_it_reappears_ten_a_second() {
+        let (mut pace, start) = (UnknownPace::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        for n in 0..5 {
+            assert_eq!(pace.delay(start + second * n, second), second);
+        }
+        let later = start + second * 100;
+        let delays: Vec<_> = (0..3000).map(|_| pace.delay(later, second)).collect();
+        assert_eq!((delays[0], delays[2999]), (second, second * 300));
+        (0..10_000).for_each(|_| {
+            pace.delay(later, second);
+        });
+        assert_eq!(pace.delay(later, second), second * 600);
+        assert_eq!(pace.delay(later + second * 600, second), second, "what is over is forgotten");
     }
 
     #[test]

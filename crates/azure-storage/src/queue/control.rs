@@ -42,7 +42,7 @@ fn longest_turn(settings: &AzureStorageSettings) -> Duration {
 /// How receiving goes.
 #[derive(Debug)]
 struct Progress {
-    /// Nothing is received after this.
+    /// Nothing is received after this, on the hub's `awake` clock.
     lease_until: Instant,
     /// When the loop last came round: a receive ended, well or not, or there was a reason not to receive.
     last: Instant,
@@ -215,7 +215,7 @@ impl ControlQueue {
         while !self.stop.is_cancelled() {
             let rung = self.bell.notified();
             let mut wait = Duration::ZERO;
-            let expired = Instant::now() >= self.progress().lease_until
+            let expired = shared.hub.awake().now() >= self.progress().lease_until
                 && !settings.planted(Planted::ReceiveAfterLease);
             let full = shared.sessions.held_count() >= settings.control_queue_buffer_threshold;
             if expired || full {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use taskhub_core::{OrchestrationInstance, PartitionId, ServiceError, TaskMessage, Timestamp};
+use taskhub_core::{InstanceId, OrchestrationInstance, PartitionId, ServiceError, TaskMessage, Timestamp};
 use taskhub_storage::{PopReceipt, PutReceipt};
 use tokio::time::Instant;
 
@@ -48,7 +48,12 @@ impl MessageSender {
 
     /// Partition of the instance a message is for.
     pub(crate) fn partition_of(&self, message: &TaskMessage) -> PartitionId {
-        partition_of(&message.target.instance_id, self.partition_count)
+        self.partition_of_instance(&message.target.instance_id)
+    }
+
+    /// Partition of an instance.
+    pub(crate) fn partition_of_instance(&self, instance: &InstanceId) -> PartitionId {
+        partition_of(instance, self.partition_count)
     }
 
     /// Puts a message on its target's control queue, hidden until it is due.

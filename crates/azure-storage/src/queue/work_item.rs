@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use taskhub_core::{ActivityWorkItem, EventKind, LockToken, ServiceError};
+use taskhub_core::{ActivityWorkItem, EventKind, InstanceId, LockToken, PartitionId, ServiceError};
 use taskhub_storage::ErrorKind;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -29,6 +29,40 @@ const MAX_ANSWERED: usize = 1000;
 /// A worker that looks at the queue as seldom as this, or less often, leaves others time to look.
 const CALM_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Longest wait between two looks at the queue while an instance of this worker waits for an activity that
+/// others may have taken: if they die, nobody else may look at the queue for half a minute after the request has
+/// reappeared.
+///
+/// Differs: DTFx has no such bound.
+const AWAITED_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Most instances whose activities are counted; that some wait is known without the others.
+const MAX_AWAITED: usize = 10_000;
+
+/// Activities whose results instances of this worker's partitions wait for.
+#[derive(Debug, Default)]
+struct Awaited {
+    by_instance: BTreeMap<InstanceId, (PartitionId, usize)>,
+    total: usize,
+}
+
+impl Awaited {
+    fn set(&mut self, partition: PartitionId, instance: &InstanceId, count: usize) {
+        if let Some((_, before)) = self.by_instance.remove(instance) {
+            self.total -= before;
+        }
+        if count > 0 && self.by_instance.len() < MAX_AWAITED {
+            self.by_instance.insert(instance.clone(), (partition, count));
+            self.total += count;
+        }
+    }
+
+    fn forget(&mut self, partition: PartitionId) {
+        self.by_instance.retain(|_, (of, _)| *of != partition);
+        self.total = self.by_instance.values().map(|(_, count)| count).sum();
+    }
+}
+
 /// Activity requests in the hands of this process.
 #[derive(Debug)]
 pub(crate) struct WorkItemQueue {
@@ -41,7 +75,15 @@ pub(crate) struct WorkItemQueue {
     /// Receives under way, which go on when whoever waits for them does not.
     receives: TaskTracker,
     waiting: AtomicUsize,
-    poll: tokio::sync::Mutex<PollingBackoff>,
+    poll: tokio::sync::Mutex<Poll>,
+}
+
+/// When the queue is looked at. Outlives the wait of a single dispatcher.
+#[derive(Debug)]
+struct Poll {
+    backoff: PollingBackoff,
+    /// Not before then, unless something is known to have come.
+    next: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +99,7 @@ struct State {
     /// The queue was looked at seldom when the last message came.
     is_calm: bool,
     locked: BTreeMap<LockToken, Arc<HeldMessage>>,
+    awaited: Awaited,
     /// Message ids of requests whose reply is sent and which may be in the queue nevertheless.
     answered: VecDeque<String>,
 }
@@ -83,6 +126,13 @@ impl State {
         None
     }
 
+    /// Whether an instance of this worker waits for an activity that is not in this process's hands.
+    fn awaits_others(&self) -> bool {
+        let held = self.local.iter().chain(self.locked.values());
+        let own = held.filter(|held| self.awaited.by_instance.contains_key(held.instance_id()));
+        self.awaited.total > own.count()
+    }
+
     /// The reply to a request is sent: it must not run again.
     fn answer(&mut self, message_id: &str) {
         if self.answered.len() >= MAX_ANSWERED {
@@ -106,7 +156,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl WorkItemQueue {
     pub(crate) fn new(hub: Hub, receiver: Receiver) -> Self {
         let queue = hub.names.work_item_queue();
-        let poll = PollingBackoff::new(hub.settings.max_queue_polling_interval);
+        let poll = Poll { backoff: PollingBackoff::new(hub.settings.max_queue_polling_interval), next: None };
         Self {
             hub,
             receiver,
@@ -188,50 +238,73 @@ impl WorkItemQueue {
             }
             let rung = self.bell.notified();
             if std::mem::take(&mut self.state().quieted) {
-                poll.signalled_in_error();
+                poll.backoff.signalled_in_error();
             }
             if let Some(message) = self.state().local.pop_front() {
                 return Ok(Some(message));
             }
-            let set_aside = self.receive().await?;
-            let received = self.state().local.pop_front();
-            if let Some(message) = received {
-                // Work that this worker only gives back is no sign of more to come; polling slows down as if
-                // nothing had come, and leaves the work to others.
-                if !self.is_unknown(&message) {
-                    poll.signalled();
-                } else {
-                    poll.elapsed(self.hub.ids.random());
+            let next = match poll.next {
+                Some(next) => next,
+                None => {
+                    let set_aside = self.receive().await?;
+                    let received = self.state().local.pop_front();
+                    if let Some(message) = received {
+                        // Work that this worker only gives back is no sign of more to come; polling slows down
+                        // as if nothing had come, and leaves the work to others.
+                        if !self.is_unknown(&message) {
+                            poll.backoff.signalled();
+                        } else {
+                            poll.backoff.elapsed(self.hub.ids.random());
+                        }
+                        return Ok(Some(message));
+                    }
+                    if set_aside > 0 {
+                        // There may be more behind it.
+                        continue;
+                    }
+                    Instant::now() + self.wait_after_nothing(&poll.backoff)
                 }
-                return Ok(Some(message));
-            }
-            if set_aside > 0 {
-                // There may be more behind it.
-                continue;
-            }
-            let mut wait = poll.delay();
-            if self.state().brisk_until.is_some_and(|until| until > Instant::now()) {
-                wait = wait.min(BRISK_INTERVAL);
-            }
-            if !self.state().unknown.is_empty() {
-                // Two workers that look every half minute must not keep step: the one that has the activity
-                // would look just when the request is in the hands of the other, for ever.
-                wait = wait.mul_f64(1.0 - 0.3 * (self.hub.ids.random() as f64 / u64::MAX as f64));
-            }
-            self.state().is_calm = wait >= CALM_INTERVAL;
-            let wait = wait.min(deadline.saturating_duration_since(Instant::now()));
+            };
+            poll.next = Some(next);
             tokio::select! {
                 biased;
-                () = rung => poll.signalled(),
+                () = rung => {
+                    poll.backoff.signalled();
+                    poll.next = None;
+                }
                 () = stop.cancelled() => return Ok(None),
-                () = tokio::time::sleep(wait) => {
-                    if Instant::now() >= deadline {
+                () = tokio::time::sleep_until(next.min(deadline)) => {
+                    let now = Instant::now();
+                    if now >= next {
+                        poll.backoff.elapsed(self.hub.ids.random());
+                        poll.next = None;
+                    }
+                    if now >= deadline {
                         return Ok(None);
                     }
-                    poll.elapsed(self.hub.ids.random());
                 }
             }
         }
+    }
+
+    /// How long to wait after an empty receive.
+    fn wait_after_nothing(&self, backoff: &PollingBackoff) -> Duration {
+        let mut wait = backoff.delay();
+        let mut state = self.state();
+        if state.brisk_until.is_some_and(|until| until > Instant::now()) {
+            wait = wait.min(BRISK_INTERVAL);
+        }
+        if state.unknown.is_empty() {
+            if state.awaits_others() {
+                wait = wait.min(AWAITED_INTERVAL);
+            }
+        } else {
+            // Two workers that look every half minute must not keep step: the one that has the activity would
+            // look just when the request is in the hands of the other, for ever.
+            wait = wait.mul_f64(1.0 - 0.3 * (self.hub.ids.random() as f64 / u64::MAX as f64));
+        }
+        state.is_calm = wait >= CALM_INTERVAL;
+        wait
     }
 
     fn is_unknown(&self, message: &HeldMessage) -> bool {
@@ -303,6 +376,16 @@ impl WorkItemQueue {
     /// The request behind a token.
     pub(crate) fn locked(&self, token: LockToken) -> Option<Arc<HeldMessage>> {
         self.state().locked.get(&token).cloned()
+    }
+
+    /// An instance of a partition of this worker waits for the results of so many activities.
+    pub(crate) fn set_awaited(&self, partition: PartitionId, instance: &InstanceId, count: usize) {
+        self.state().awaited.set(partition, instance, count);
+    }
+
+    /// The instances of a partition are another worker's.
+    pub(crate) fn forget_awaited(&self, partition: PartitionId) {
+        self.state().awaited.forget(partition);
     }
 
     /// Another worker has gone or hands over: what it had in hands reappears soon. Polling is brisk for a

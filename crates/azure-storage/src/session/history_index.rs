@@ -13,6 +13,8 @@ pub(crate) struct HistoryIndex {
     suspended: bool,
     /// Activities and sub-orchestrations whose results have not come.
     open_calls: HashSet<i32>,
+    /// How many of these are activities.
+    open_activities: usize,
     event_ids: HashSet<i32>,
     entity_request_ids: HashSet<String>,
 }
@@ -40,12 +42,17 @@ impl HistoryIndex {
                 {
                     self.completion = Some(done.status);
                 }
-                EventKind::TaskScheduled { .. } | EventKind::SubOrchestrationInstanceCreated { .. } => {
+                EventKind::TaskScheduled { .. } => {
+                    self.open_activities += usize::from(self.open_calls.insert(event.event_id));
+                }
+                EventKind::SubOrchestrationInstanceCreated { .. } => {
                     self.open_calls.insert(event.event_id);
                 }
                 EventKind::TaskCompleted { task_scheduled_id: id, .. }
-                | EventKind::TaskFailed { task_scheduled_id: id, .. }
-                | EventKind::SubOrchestrationInstanceCompleted { task_scheduled_id: id, .. }
+                | EventKind::TaskFailed { task_scheduled_id: id, .. } => {
+                    self.open_activities -= usize::from(self.open_calls.remove(id)).min(self.open_activities);
+                }
+                EventKind::SubOrchestrationInstanceCompleted { task_scheduled_id: id, .. }
                 | EventKind::SubOrchestrationInstanceFailed { task_scheduled_id: id, .. } => {
                     self.open_calls.remove(id);
                 }
@@ -86,6 +93,11 @@ impl HistoryIndex {
     /// How many results the instance still waits for.
     pub(crate) fn open_calls(&self) -> usize {
         self.open_calls.len()
+    }
+
+    /// How many of these are results of activities; none once the execution has ended.
+    pub(crate) fn open_activities(&self) -> usize {
+        if self.completion.is_some() { 0 } else { self.open_activities }
     }
 
     pub(crate) fn has_event_id(&self, id: i32) -> bool {

@@ -16,3 +16,4 @@ mod simulated;
 mod stalled;
 mod status;
 mod support;
+mod suspended;

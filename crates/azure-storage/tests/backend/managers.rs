@@ -215,7 +215,8 @@ async fn lost_replies_to_renewals_do_no_harm_and_silence_ends_at_the_own_deadlin
         let worker = AzureStorageService::new(hub("w1"));
         worker.start().await.unwrap();
         await_counts(&world, kind, 5, &[("w1", 4)]).await;
-        let renewal = if kind == PartitionManagerKind::Table { "UpdateEntity" } else { "RenewLease" };
+        let table = kind == PartitionManagerKind::Table;
+        let renewal = if table { "EntityGroupTransaction" } else { "RenewLease" };
         plan.add(Rule::on(renewal, Effect::LoseReply).every(2));
         tokio::time::sleep(Duration::from_secs(120)).await;
         assert_eq!(counts(&world, kind), [("w1".to_owned(), 4)].into(), "{kind}");
@@ -224,7 +225,7 @@ async fn lost_replies_to_renewals_do_no_harm_and_silence_ends_at_the_own_deadlin
         worker.release_orchestration(item.token).await;
         // Nothing gets through any more: messages that come after the deadline are left alone.
         plan.clear();
-        for operation in [renewal, "AcquireLease", "ChangeLease"] {
+        for operation in [renewal, "UpdateEntity", "AcquireLease", "ChangeLease"] {
             plan.add(Rule::on(operation, Effect::ResetBefore));
         }
         tokio::time::sleep(Duration::from_secs(32)).await;

@@ -166,3 +166,29 @@ async fn a_worker_that_dies_between_history_and_row_is_repaired_by_the_next_one(
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn ids_that_differ_only_in_case_are_two_instances() {
+    let world = World::new();
+    let mut settings = World::settings("w1");
+    settings.partition_count = Some(1);
+    let (worker, client) = (world.worker_with(settings).await, world.client());
+    // Both in the hands of one worker, and one of them at work.
+    start(&client, "ABC").await;
+    let upper = lock(&worker).await;
+    start(&client, "abc").await;
+    let lower = lock(&worker).await;
+    client.send_event(OrchestrationInstance::current("abc"), raised("Go")).await.unwrap();
+    for (item, id) in [(&upper, "ABC"), (&lower, "abc")] {
+        assert_eq!((item.instance.instance_id.as_str(), item.messages.len()), (id, 1));
+    }
+    let commit = episode(&world, &lower, Vec::new());
+    finish(&worker, lower, commit).await;
+    let item = lock(&worker).await;
+    assert_eq!((item.instance.instance_id.as_str(), item.messages[0].event.name()), ("abc", "EventRaised"));
+    for (item, output) in [(item, "1"), (upper, "2")] {
+        let commit = episode(&world, &item, vec![completed(&world, 0, output)]);
+        finish(&worker, item, commit).await;
+    }
+    assert_eq!((world.row("abc", "Output"), world.row("ABC", "Output")), ("1".into(), "2".into()));
+}

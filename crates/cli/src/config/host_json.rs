@@ -35,6 +35,8 @@ pub(crate) struct HostJson {
     pub(crate) default_version: Option<String>,
     /// Failures after which a message goes into quarantine; only this implementation knows it.
     pub(crate) quarantine_after: Option<u32>,
+    /// Whether requests are sent as often as by .NET; only this implementation knows it.
+    pub(crate) dtfx_cadence: Option<bool>,
 }
 
 impl HostJson {
@@ -135,6 +137,7 @@ impl HostJson {
             },
             default_version: task.text("defaultVersion")?,
             quarantine_after: storage.number("quarantinePoisonMessagesAfter", 1, u32::MAX)?,
+            dtfx_cadence: storage.boolean("dtfxCadence")?,
         })
     }
 }
@@ -329,7 +332,7 @@ mod tests {
                 "httpSettings": {"useForwardedHost": true}, "overridableExistingInstanceStates": "anyState",
                 "defaultVersion": "1.0",
                 "storageProvider": {
-                    "partitionCount": 16, "controlQueueBatchSize": 8, "quarantinePoisonMessagesAfter": 20, "controlQueueBufferThreshold": 100,
+                    "partitionCount": 16, "controlQueueBatchSize": 8, "quarantinePoisonMessagesAfter": 20, "dtfxCadence": true, "controlQueueBufferThreshold": 100,
                     "controlQueueVisibilityTimeout": "00:01:00", "workItemQueueVisibilityTimeout": "01:00:00",
                     "maxQueuePollingInterval": "00:00:02.5", "queueClientMessageEncoding": "base64",
                     "useTablePartitionManagement": "true"}}}"#,
@@ -355,6 +358,7 @@ mod tests {
             overrides_any_state: Some(true),
             default_version: Some("1.0".to_owned()),
             quarantine_after: Some(20),
+            dtfx_cadence: Some(true),
             ..HostJson::default()
         };
         assert_eq!(host, expected);

@@ -159,7 +159,7 @@ async fn an_idle_worker_makes_no_more_requests_in_an_hour_than_operations_md_say
         .map(|((_, operation), count)| (operation.to_owned(), count.count))
         .collect();
     let all: u64 = hour.values().sum();
-    assert!(all <= 3_200, "{hour:?}");
+    assert!(all <= 1_170, "{hour:?}");
     handle.shutdown();
     task.await.unwrap().unwrap();
 }
