@@ -211,12 +211,7 @@ impl TableStore for Link {
     async fn execute(&self, table: &str, operation: TableOperation) -> Result<Option<ETag>> {
         let name = Operation::of(&operation).name;
         let detail = self.detail(|| about_row(&operation));
-        let lease = match &operation {
-            TableOperation::Replace(row, _) if table.ends_with("Partitions") => {
-                Some((row.row_key.clone(), may_receive(row, &self.process.worker_id)))
-            }
-            _ => None,
-        };
+        let lease = self.lease_in(table, &operation);
         let until = Instant::now() + self.network.lease;
         let written = remote!(self, name, table.to_owned(), detail, [table, operation], |store, _| store
             .execute(&table, operation));
@@ -230,9 +225,16 @@ impl TableStore for Link {
 
     async fn transaction(&self, table: &str, operations: Vec<TableOperation>) -> Result<Vec<Option<ETag>>> {
         let detail = self.detail(|| operations.iter().map(about_row).collect::<Vec<_>>().join("; "));
-        remote!(self, "EntityGroupTransaction", table.to_owned(), detail, [table, operations], |store, _| {
+        let leases: Vec<_> = operations.iter().filter_map(|one| self.lease_in(table, one)).collect();
+        let until = Instant::now() + self.network.lease;
+        let name = "EntityGroupTransaction";
+        let written = remote!(self, name, table.to_owned(), detail, [table, operations], |store, _| {
             store.transaction(&table, operations)
-        })
+        });
+        for (queue, may_receive) in leases.into_iter().filter(|_| written.is_ok()) {
+            self.process.learn_lease(&queue, may_receive.then_some(until));
+        }
+        written
     }
 
     async fn query(&self, table: &str, query: &TableQuery) -> Result<EntityPage> {
@@ -247,6 +249,18 @@ impl TableStore for Link {
             }
         }
         found
+    }
+}
+
+impl Link {
+    /// The queue whose lease an operation writes, and whether the process may receive from it afterwards.
+    fn lease_in(&self, table: &str, operation: &TableOperation) -> Option<(String, bool)> {
+        match operation {
+            TableOperation::Replace(row, _) if table.ends_with("Partitions") => {
+                Some((row.row_key.clone(), may_receive(row, &self.process.worker_id)))
+            }
+            _ => None,
+        }
     }
 }
 
