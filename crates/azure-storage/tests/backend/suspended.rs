@@ -67,7 +67,6 @@ async fn a_worker_that_wakes_up_receives_nothing_before_its_leases_are_renewed()
         wall.suspend(SECOND * 45);
         // Another worker has come, and takes what has run out.
         let other = World { clock, store: store.clone(), account: store.account() };
-        let mut settings = settings;
         settings.worker_id = "w2".into();
         let asleep = receives(&counts);
         let second = other.worker_with(settings).await;

@@ -147,7 +147,6 @@ async fn compare(kind: &str, ids: impl Iterator<Item = String>, factor: u32) {
     let time = began.elapsed();
     assert_eq!((serial, seen.len()), (20_000, 20_000), "{kind}");
     let requests = stream.requests();
-    println!("{kind}: {time:?} and {requests} requests; {serial_time:?} one page after the other");
     assert!(time * factor <= serial_time, "{kind}: {time:?}, {requests} requests; {serial_time:?} serial");
     assert!(requests <= 64, "{kind}: {requests} requests");
 }
