@@ -251,6 +251,24 @@ async fn what_func_durable_does_not_have_works_too() -> Result<()> {
         for n in 0..40 {
             hub.json(&["wait", "--id", &format!("i{n:02}"), "--timeout", "60"]).await?;
         }
+        // The signal from before has made the entity.
+        let counts = async |state: &'static str| {
+            eventually("the entity is as it should be", || async {
+                let shown = hub.text(&["entity", "get", "counter", "a"]).await.ok()?;
+                shown.starts_with(state).then_some(())
+            })
+            .await;
+        };
+        counts("5").await;
+        hub.text(&["entity", "signal", "Counter", "a", "--op", "add"]).await?;
+        counts("6").await;
+        let listed = hub.json(&["entity", "list", "Counter", "--fetch-state"]).await?;
+        ensure!(listed["entities"][0]["state"] == 6, "{listed}");
+        let instances = hub.text(&["get-instances", "--all", "--exclude-entities"]).await?;
+        ensure!(!instances.contains("@counter@a"), "{instances}");
+        hub.text(&["entity", "signal", "Counter", "a", "--op", "delete"]).await?;
+        counts("Could not find").await;
+        ensure!(hub.json(&["entity", "list"]).await?["entities"] == serde_json::json!([]), "it is deleted");
         let events = hub.json(&["get-history", "--id", "i00", "--format", "events"]).await?;
         ensure!(events[0]["FunctionName"] == "HelloSequence", "{events}");
         ensure!(events[1]["Result"] == "Hello Tokyo!", "{events}");
