@@ -4,6 +4,9 @@
 #   azurite.sh run -- COMMAND [ARGUMENT...]   with $TASKHUB_TEST_CONNECTION set for the command
 #   azurite.sh install                        only fetches the packages of azurite-tests (npm ci)
 #
+# With $TASKHUB_TEST_ACCESS_LOG set to anything the emulator logs every request, and the command finds the name
+# of the log there.
+#
 # The version is pinned in azurite-tests/package.json and its lock file. The emulator listens on
 # free ports of 127.0.0.1 and keeps its data in a new directory, in memory where /dev/shm exists.
 # The exit code is that of the command; 3 when there is no emulator to run it against.
@@ -22,7 +25,7 @@ die() {
 }
 
 usage() {
-  sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//' >&2
+  sed -n '2,12p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//' >&2
   exit 2
 }
 
@@ -92,11 +95,15 @@ stop() {
 start() {
   local blob queue table
   read -r blob queue table < <(free_ports)
-  node "$entry" --silent --skipApiVersionCheck --disableTelemetry --location "$data" \
+  local silent=--silent
+  [ -z "${TASKHUB_TEST_ACCESS_LOG:-}" ] || silent=
+  # shellcheck disable=SC2086
+  node "$entry" $silent --skipApiVersionCheck --disableTelemetry --location "$data" \
     --blobHost "$host" --blobPort "$blob" --queueHost "$host" --queuePort "$queue" \
     --tableHost "$host" --tablePort "$table" >"$data/emulator.log" 2>&1 </dev/null &
   emulator=$!
   if await_answers "$emulator" "$blob" "$queue" "$table"; then
+    [ -n "$silent" ] || export TASKHUB_TEST_ACCESS_LOG="$data/emulator.log"
     export TASKHUB_TEST_CONNECTION="DefaultEndpointsProtocol=http;AccountName=$account;AccountKey=$key;BlobEndpoint=http://$host:$blob/$account;QueueEndpoint=http://$host:$queue/$account;TableEndpoint=http://$host:$table/$account;"
     return 0
   fi

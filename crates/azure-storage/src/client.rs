@@ -7,9 +7,11 @@ use taskhub_core::{
     PurgeResult, RewindOutcome, RewindRequest, ServiceError, StartOutcome, StartRequest, TaskMessage,
     execution_id_from,
 };
+use taskhub_storage::request::on_behalf_of;
 use tokio::sync::OnceCell;
 
 use crate::hub::{Hub, HubLayout};
+use crate::instance_names::account;
 use crate::partition::app_lease;
 use crate::queue::send::{MessageSender, client_sender};
 use crate::tracking::key;
@@ -94,7 +96,9 @@ impl OrchestrationServiceClient for AzureStorageClient {
     /// Source: Azure/durabletask, `AzureStorageOrchestrationService.CreateTaskOrchestrationAsync`.
     async fn start_instance(&self, request: StartRequest) -> Result<StartOutcome, ServiceError> {
         let sender = self.sender().await?;
-        let existing = self.tracking.instance_row(&request.instance_id).await?;
+        let name = request.name.clone();
+        let read = self.tracking.instance_row(&request.instance_id);
+        let existing = on_behalf_of(Some(account(&request.instance_id, &name)), read).await?;
         if let Some(status) = existing.as_ref().and_then(|row| row.state.status)
             && request.dedupe_statuses.contains(&status)
         {
@@ -130,8 +134,13 @@ impl OrchestrationServiceClient for AzureStorageClient {
         let kind = EventKind::ExecutionStarted(Box::new(started));
         let event = HistoryEvent::message(self.hub.clock.now(), kind);
         let message = TaskMessage::new(event, instance);
-        let sent = sender.send_control(&message, &client_sender()).await?;
-        self.tracking.create_instance(&message, sent.data.compressed_blob_name.as_deref(), existing).await?;
+        let name = account(&request.instance_id, &name);
+        on_behalf_of(Some(name), async {
+            let sent = sender.send_control(&message, &client_sender()).await?;
+            let blob = sent.data.compressed_blob_name;
+            self.tracking.create_instance(&message, blob.as_deref(), existing).await
+        })
+        .await?;
         Ok(StartOutcome::Started { instance_id: request.instance_id, execution_id })
     }
 

@@ -10,6 +10,7 @@ pub mod dead_letter;
 mod error;
 mod guard;
 mod hub;
+mod instance_names;
 mod large_messages;
 pub mod message;
 pub mod metrics;

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use taskhub_storage::request::{Cost, OperationCounts};
 
 /// Most event types that get a label of their own; a sender must not be able to fill the memory.
 const MAX_EVENT_TYPES: usize = 50;
@@ -34,6 +37,34 @@ pub struct StorageMetrics {
     pub oldest_message_age_seconds: Family<QueueLabels, Gauge<f64, AtomicU64>>,
     unknown_event_types: Family<EventTypeLabels, Counter>,
     event_types: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// Name of the metric of [`register_requests`], to which OpenMetrics adds `_total`.
+pub const REQUESTS_METRIC: &str = "taskhub_storage_requests";
+
+/// Shows what the requests of an account cost: `taskhub_storage_requests_total{meter,operation,orchestration}`,
+/// the last one empty for what serves all of them.
+pub fn register_requests(counts: &OperationCounts, registry: &mut Registry) {
+    registry.register_collector(Box::new(Requests(counts.clone())));
+}
+
+#[derive(Debug)]
+struct Requests(OperationCounts);
+
+impl Collector for Requests {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "Requests to storage, as they are billed";
+        let mut metric = encoder.encode_descriptor(REQUESTS_METRIC, help, None, MetricType::Counter)?;
+        for Cost { orchestration, meter, operation, requests } in self.0.costs() {
+            let labels = [
+                ("meter", meter.name()),
+                ("operation", operation),
+                ("orchestration", orchestration.as_deref().unwrap_or_default()),
+            ];
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&requests, None)?;
+        }
+        Ok(())
+    }
 }
 
 /// Why something happened to a message; one of a fixed set of words.

@@ -9,6 +9,7 @@ use taskhub_core::{
     ActivityWorkItem, EpisodeCommit, ErrorKind, EventKind, GiveBackReason, LockToken, OrchestrationService,
     OrchestrationWorkItem, Readiness, ServiceError, ServiceStatus, TaskMessage, Timestamp,
 };
+use taskhub_storage::request::on_behalf_of;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use crate::checkpoint;
 use crate::dead_letter::failure::reason_of;
 use crate::dead_letter::recorder::Recorder;
 use crate::hub::Hub;
+use crate::instance_names::{InstanceNames, account};
 use crate::metrics::StorageMetrics;
 use crate::ownership::{DRAIN_INTERVAL, Owner};
 use crate::partition::manager::PartitionManager;
@@ -172,6 +174,7 @@ impl OrchestrationService for AzureStorageService {
             sender: Arc::new(MessageSender::new(self.hub.clone(), layout.partition_count)),
             sessions: SessionManager::default(),
             tracking: TrackingStore::new(self.hub.clone()),
+            names: InstanceNames::default(),
             work_items: WorkItemQueue::new(self.hub.clone(), receiver),
             queues: Mutex::default(),
             tasks,
@@ -313,7 +316,17 @@ impl OrchestrationService for AzureStorageService {
     ) -> Result<(), ServiceError> {
         let shared = &self.running()?.shared;
         let guard = shared.session_guard(token);
-        let completed = checkpoint::complete(shared, token, commit).await;
+        let instance_id = commit.instance.instance_id.clone();
+        let is_terminal = commit.status.is_terminal();
+        let name = shared.names.learn(&instance_id, &commit.new_events);
+        let name = name.or_else(|| {
+            let (_, tracked) = shared.sessions.tracked(token)?;
+            tracked.index.started.map(|(started, _)| account(&instance_id, &started.name))
+        });
+        let completed = on_behalf_of(name, checkpoint::complete(shared, token, commit)).await;
+        if is_terminal && completed.is_ok() {
+            shared.names.forget(&instance_id);
+        }
         guard.disarm();
         completed
     }
@@ -412,12 +425,14 @@ impl OrchestrationService for AzureStorageService {
             let _ = request.delete(&*self.hub.account.queues).await;
         }
         let guard = shared.activity_guard(token);
-        if let Err(e) = shared.sender.send_control(&response, &sender).await {
+        let name = shared.names.of(request.instance_id());
+        let sent = on_behalf_of(name.clone(), shared.sender.send_control(&response, &sender)).await;
+        if let Err(e) = sent {
             guard.disarm();
             return Err(e);
         }
         shared.announce(shared.sender.partition_of(&response), &response);
-        let deleted = shared.work_items.delete_answered(&request).await;
+        let deleted = on_behalf_of(name, shared.work_items.delete_answered(&request)).await;
         shared.work_items.take(token);
         if let EventKind::TaskScheduled { name: Some(name), .. } = &request.task().event.kind {
             shared.work_items.set_unknown(name, false);

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::dead_letter::failure::{Facts, Failure};
 use crate::dead_letter::recorder::Recorder;
 use crate::hub::Hub;
+use crate::instance_names::InstanceNames;
 use crate::message;
 use crate::metrics::ReasonLabels;
 use crate::partition::status::StatusBoard;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) sender: Arc<MessageSender>,
     pub(crate) sessions: SessionManager,
     pub(crate) tracking: TrackingStore,
+    pub(crate) names: InstanceNames,
     pub(crate) work_items: WorkItemQueue,
     pub(crate) queues: Mutex<BTreeMap<PartitionId, (ControlQueue, JoinHandle<()>)>>,
     pub(crate) tasks: TaskTracker,

@@ -176,6 +176,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Ask the health endpoint of a worker; exit code 1 when it does not answer with a success
     Healthcheck(HealthcheckArgs),
+    /// Show what the storage requests of a worker cost, by meter, operation and orchestration
+    Cost(CostArgs),
     /// Show what a task hub does, on the embedded store or on a storage emulator
     Demo(DemoArgs),
     /// Measure replay, codec, throughput and requests; nothing is left behind
@@ -527,6 +529,17 @@ pub struct HealthcheckArgs {
     pub url: Option<String>,
     /// Seconds to wait for the answer
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
+    pub timeout: Duration,
+}
+
+/// Options of `cost`.
+#[derive(Debug, Args)]
+pub struct CostArgs {
+    /// Metrics of the worker, plain http
+    #[arg(value_name = "URL", default_value = "http://127.0.0.1:8080/metrics")]
+    pub url: String,
+    /// Seconds to wait for the answer
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub timeout: Duration,
 }
 

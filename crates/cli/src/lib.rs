@@ -10,6 +10,7 @@ mod bench;
 mod commands;
 mod config;
 mod console;
+mod cost;
 mod dead_letters;
 mod demo;
 mod healthcheck;
@@ -67,6 +68,7 @@ pub async fn run(cli: Cli, environment: &Environment, console: &mut Console) -> 
         Command::Worker(args) => worker::run(&cli.common, args, environment, console).await,
         Command::Serve(args) => serve::run(&cli.common, args, environment, console).await,
         Command::Healthcheck(args) => healthcheck::run(args, environment).await,
+        Command::Cost(args) => cost::run(args, console).await,
         Command::DeadLetter(command) => dead_letters::run(&cli.common, command, environment, console).await,
         Command::CreateTaskHub(args) | Command::Hub(HubCommand::Create(args)) => {
             hubs::create(&cli.common, args, environment, console).await

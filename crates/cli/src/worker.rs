@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use taskhub::Signals;
+use taskhub_azure_storage::metrics::register_requests;
 use taskhub_core::WorkerId;
 use taskhub_http::prometheus_client::registry::Registry;
 use taskhub_http::{Health, Server, health};
+use taskhub_storage::request::OperationCounts;
 use taskhub_worker::samples::{self, SampleOptions};
 use taskhub_worker::{Worker, WorkerSettings, WorkerState};
 
@@ -36,7 +38,8 @@ pub(crate) async fn run(
     let mut hub_settings = wire::hub_settings(&config, &args.create, worker_id.clone());
     hub_settings.force_partition_manager = args.force_partition_manager;
     hub_settings.take_app_lease = args.take_app_lease;
-    let hub = wire::hub_in(wire::account(&config.connection)?, hub_settings)?;
+    let counts = OperationCounts::default();
+    let hub = wire::hub_in(wire::counted_account(&config.connection, &counts)?, hub_settings)?;
     let on_activity = args.activity_log.map(|path| activity_log::append_to(&path, &worker_id)).transpose()?;
     let options = SampleOptions { on_activity, ..SampleOptions::default() };
     let worker = samples::register(Worker::builder(wire::service(&hub)), options)
@@ -47,6 +50,7 @@ pub(crate) async fn run(
         Some(address) => {
             let mut metrics = Registry::default();
             hub.metrics.register(&mut metrics);
+            register_requests(&counts, &mut metrics);
             worker.metrics().register(&mut metrics);
             let router = health(Health::of(worker.handle()).with_metrics(metrics));
             Some(Server::start(address, router).await?)

@@ -29,7 +29,7 @@ mod serve;
 mod watched;
 
 pub use health::{Health, METRICS_CONTENT_TYPE, health};
-pub use probe::{ProbeError, livez_at, probe};
+pub use probe::{ProbeError, fetch, livez_at, probe};
 pub use serve::{ServeError, ServeSettings, Server, listen, serve, serve_with};
 
 pub use axum;

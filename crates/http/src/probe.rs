@@ -11,6 +11,9 @@ use url::{Host, Url};
 /// Of an answer, no more is read.
 const MAX_ANSWER_BYTES: u64 = 16 * 1024;
 
+/// Of a body that is of interest, no more is read.
+const MAX_BODY_BYTES: u64 = 16 * 1024 * 1024;
+
 /// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -61,10 +64,22 @@ pub enum ProbeError {
 /// # Errors
 /// Any other answer, or none within `timeout`.
 pub async fn probe(address: &str, timeout: Duration) -> Result<(), ProbeError> {
+    ask_within(address, timeout, MAX_ANSWER_BYTES).await.map(drop)
+}
+
+/// The body of an answer, such as that of `/metrics`; otherwise as [`probe`]. Of a body, 16 MiB are read.
+///
+/// # Errors
+/// As [`probe`].
+pub async fn fetch(address: &str, timeout: Duration) -> Result<String, ProbeError> {
+    ask_within(address, timeout, MAX_BODY_BYTES).await
+}
+
+async fn ask_within(address: &str, timeout: Duration, limit: u64) -> Result<String, ProbeError> {
     let name = || address.to_owned();
     let url = Url::parse(address).map_err(|_| ProbeError::Address { address: name() })?;
     let answer = match (url.scheme(), url.host(), url.port_or_known_default()) {
-        ("http", Some(host), Some(port)) => tokio::time::timeout(timeout, ask(&url, host, port)),
+        ("http", Some(host), Some(port)) => tokio::time::timeout(timeout, ask(&url, host, port, limit)),
         _ => return Err(ProbeError::Address { address: name() }),
     };
     let answer = answer
@@ -73,10 +88,10 @@ pub async fn probe(address: &str, timeout: Duration) -> Result<(), ProbeError> {
         .map_err(|source| ProbeError::Connection { address: name(), source })?;
     let answer = String::from_utf8_lossy(&answer);
     let status = status_of(&answer).ok_or_else(|| ProbeError::NotHttp { address: name() })?;
-    if (200..300).contains(&status) {
-        return Ok(());
-    }
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    if (200..300).contains(&status) {
+        return Ok(body.to_owned());
+    }
     let answer = body.split_whitespace().collect::<Vec<_>>().join(" ");
     Err(ProbeError::Unhealthy { address: name(), status, answer })
 }
@@ -91,7 +106,7 @@ pub fn livez_at(listen: SocketAddr) -> String {
     format!("http://{}/livez", SocketAddr::new(ip, listen.port()))
 }
 
-async fn ask(url: &Url, host: Host<&str>, port: u16) -> io::Result<Vec<u8>> {
+async fn ask(url: &Url, host: Host<&str>, port: u16, limit: u64) -> io::Result<Vec<u8>> {
     let mut stream = match host {
         Host::Domain(name) => TcpStream::connect((name, port)).await?,
         Host::Ipv4(ip) => TcpStream::connect((ip, port)).await?,
@@ -100,7 +115,7 @@ async fn ask(url: &Url, host: Host<&str>, port: u16) -> io::Result<Vec<u8>> {
     let request = format!("GET {} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n", url.path());
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+    stream.take(limit).read_to_end(&mut answer).await?;
     Ok(answer)
 }
 

@@ -22,7 +22,7 @@ impl fmt::Display for Service {
 }
 
 /// What a repetition means when the reply to the first request may have been lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Repetition {
     /// Nothing was changed, or the repetition leads to the same state and answer.
     Harmless,
@@ -36,7 +36,7 @@ pub enum Repetition {
 }
 
 /// A kind of request: the service's name of it and what repeating it means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Operation {
     /// Which service.
     pub service: Service,

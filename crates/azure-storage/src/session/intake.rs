@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use taskhub_core::{ErrorKind, EventKind, OrchestrationStatus, PartitionId};
+use taskhub_storage::request::on_behalf_of;
 use tokio::time::Instant;
 
 use crate::checkpoint;
@@ -46,8 +47,11 @@ impl Shared {
         // Held from now on, so that they are renewed, however long the look at their rows takes.
         self.sessions.hold(&fresh);
         let guard = self.message_guard(fresh.clone());
-        let checked =
-            join_all(fresh.into_iter().map(|message| self.clone().admit_received(partition, message))).await;
+        let checked = join_all(fresh.into_iter().map(|message| {
+            let name = self.names.learn(message.instance_id(), [&message.task().event]);
+            on_behalf_of(name, self.clone().admit_received(partition, message))
+        }));
+        let checked = checked.await;
         guard.disarm();
         self.take_in(partition, checked.into_iter().flatten().collect()).await;
     }
@@ -183,11 +187,12 @@ impl Shared {
     pub(crate) fn fetch_histories(self: &Arc<Self>, requests: Vec<FetchRequest>) {
         for request in requests {
             let shared = self.clone();
-            self.tasks.spawn(async move {
+            let name = self.names.of(&request.instance.instance_id);
+            self.tasks.spawn(on_behalf_of(name, async move {
                 let guard = shared.batch_guard(request.batch);
                 shared.fetch_history(request).await;
                 guard.disarm();
-            });
+            }));
         }
     }
 

@@ -1,6 +1,7 @@
 //! `bench`: how fast and how frugal everything is, on this machine.
 
 mod balance;
+mod bill;
 mod codec;
 mod conditions;
 mod entities;
@@ -78,6 +79,7 @@ pub(crate) async fn run(
         if wanted(Scenario::Balance) {
             measure_balance(&place, &args, &mut report, &mut progress).await?;
         }
+        report.cost(&place);
     }
     if console.form == Some(OutputForm::Json) {
         console.json(&report.json())?;

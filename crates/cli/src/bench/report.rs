@@ -16,6 +16,7 @@ use super::requests::{Purpose, Requests};
 use super::rig::Place;
 use super::throughput::Throughput;
 use crate::args::PartitionManager;
+use crate::cost::{self, Line};
 use crate::table::Table;
 
 /// Collects results in the order of measurement.
@@ -78,6 +79,20 @@ impl Report {
         }
         self.section("A TaskCompleted with a result, as a message and as a row of the history", &table);
         self.json.insert("codec".to_owned(), Value::Array(values));
+    }
+
+    /// What everything cost that this process has sent; processes of their own are not in it.
+    pub(super) fn cost(&mut self, place: &Place) {
+        let lines: Vec<Line> = place.bill.costs().into_iter().map(Line::from).collect();
+        if lines.is_empty() {
+            return;
+        }
+        let heading = format!("Storage requests of all that, {}, with its hubs made and deleted", place.name);
+        let [meters, operations, names] = cost::tables(&lines);
+        self.section(&heading, &meters);
+        self.table(&operations);
+        self.table(&names);
+        self.json.insert("cost".to_owned(), cost::document(&lines));
     }
 
     pub(super) fn throughput(&mut self, place: &Place, concurrency: u32, runs: &Runs<Throughput>) {

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::bill::Bill;
 use super::observe::{EntityTally, Observed, Waiting};
 use crate::args::{BenchArgs, CommonArgs, PartitionManager};
 use crate::config::{Connection, Environment, HubConfig};
@@ -39,6 +40,8 @@ pub(super) struct Place {
     /// Who distributes the partitions among worker processes.
     pub(super) partition_manager: PartitionManager,
     clock: Arc<dyn Clock>,
+    /// What all rigs have sent, creation and deletion of their hubs included.
+    pub(super) bill: Bill,
     /// Cancelled: stop measuring, but clean up.
     pub(super) interrupted: CancellationToken,
     /// Longest pause between two receives: short where requests cost nothing.
@@ -92,6 +95,7 @@ impl Place {
             hub,
             partition_manager: PartitionManager::default(),
             clock,
+            bill: Bill::default(),
             interrupted,
             max_polling_interval: Duration::from_millis(100),
         }
@@ -150,6 +154,7 @@ pub(super) struct Rig {
     pub(super) names: ResourceNames,
     pub(super) worker_counts: OperationCounts,
     pub(super) client_counts: OperationCounts,
+    bill: Bill,
     interrupted: CancellationToken,
     stop: CancellationToken,
     running: JoinHandle<Result<(), taskhub_core::ServiceError>>,
@@ -200,6 +205,7 @@ impl Rig {
             names: client_hub.names,
             worker_counts,
             client_counts,
+            bill: place.bill.clone(),
             interrupted: place.interrupted.clone(),
             stop,
             running,
@@ -243,7 +249,10 @@ impl Rig {
         if !self.running.is_finished() {
             self.running.await.context("the worker crashed")?.context("the worker failed")?;
         }
-        Ok(self.client.delete_hub().await?)
+        let deleted = self.client.delete_hub().await;
+        self.bill.add(&self.worker_counts);
+        self.bill.add(&self.client_counts);
+        Ok(deleted?)
     }
 }
 

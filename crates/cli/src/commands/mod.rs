@@ -60,6 +60,7 @@ impl Session<'_> {
             | Command::Worker(_)
             | Command::Serve(_)
             | Command::Healthcheck(_)
+            | Command::Cost(_)
             | Command::Demo(_)
             | Command::Bench(_) => {
                 unreachable!("needs more than a client, or none; `run` of the program has it")

@@ -11,6 +11,7 @@ use taskhub_core::{IdSource, Timestamp};
 
 use super::batch;
 use super::queue::timestamp;
+use crate::request::one_more_is_sent;
 
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-ms-error-code");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
@@ -97,6 +98,7 @@ impl Policy for Requests {
             Some(ServiceType::Queue) => replace_body(request, unescape_quotes),
             _ => {}
         }
+        one_more_is_sent();
         next[0].send(ctx, request, &next[1..]).await
     }
 }

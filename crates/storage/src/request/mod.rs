@@ -8,6 +8,7 @@
 //! or insert that fails says [`Error::maybe_applied`], and a message may be put twice.
 
 mod blob;
+mod cost;
 mod counts;
 mod queue;
 mod table;
@@ -21,6 +22,8 @@ use backoff::exponential::{ExponentialBackoff, ExponentialBackoffBuilder};
 use taskhub_core::{IdSource, RandomIds};
 use tokio::time::Instant;
 
+pub(crate) use cost::one_more_is_sent;
+pub use cost::{Cost, Meter, on_behalf_of};
 pub use counts::{OperationCount, OperationCounts};
 
 use crate::operation::{Operation, Repetition};
@@ -161,11 +164,12 @@ impl Requests {
     {
         let factor = if operation.is_list() { LIST_FACTOR } else { 1 };
         let timeout = timeout.min(self.settings.attempt_timeout.saturating_mul(factor));
-        let outcome = tokio::time::timeout(timeout, attempt()).await.unwrap_or_else(|_| {
+        let (sent, outcome) = cost::counting(tokio::time::timeout(timeout, attempt())).await;
+        let outcome = outcome.unwrap_or_else(|_| {
             let message = "no answer within the deadline";
             Err(Error::new(ErrorKind::Unavailable, operation.name, resource, message))
         });
-        self.counts.add(operation, resource, outcome.is_err());
+        self.counts.add(operation, resource, sent, outcome.is_err());
         outcome
     }
 
