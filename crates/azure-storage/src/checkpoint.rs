@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use taskhub_core::{EpisodeCommit, EventKind, HistoryEvent, LockToken, ServiceError, TaskMessage};
+use taskhub_core::{
+    EpisodeCommit, EventKind, HistoryEvent, LockToken, OrchestrationInstance, ServiceError, TaskMessage,
+};
 
 use crate::queue::held::HeldMessage;
 use crate::queue::send::Sender;
@@ -33,7 +35,12 @@ pub(crate) async fn complete(
     let sender = Sender {
         // The sender is the execution with which the work item began, and its episode number includes the
         // running one; after continue-as-new within the work item the target tells the new execution.
-        instance: began_as.clone(),
+        instance: if began_as.instance_id.is_entity() && tracked.index.started.is_none() {
+            // The execution of an entity that an event has started is not known to DTFx's sessions yet.
+            OrchestrationInstance::current(began_as.instance_id.clone())
+        } else {
+            began_as.clone()
+        },
         episode: Some(tracked.index.episodes() + 1),
     };
     let mut index = if commit.replaces_history { HistoryIndex::default() } else { tracked.index };

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
+use taskhub_azure_storage::message::{Decoded, decode};
 use taskhub_core::{
     ErrorKind, EventKind, HistoryEvent, InstanceFetch, OrchestrationInstance, OrchestrationService,
-    OrchestrationServiceClient, OrchestrationStatus,
+    OrchestrationServiceClient, OrchestrationStatus, TaskMessage,
 };
 
 use taskhub_storage::memory::StoredMessage;
@@ -52,6 +53,33 @@ async fn an_instance_runs_through_queues_and_tables_and_leaves_no_message() {
         ]
     );
     worker.stop(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_an_entity_tell_their_sender_as_dotnet_does() {
+    let world = World::new();
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    let mut senders = Vec::new();
+    for _ in 0..2 {
+        client.send_event(OrchestrationInstance::current("@counter@a"), raised("op")).await.unwrap();
+        let item = lock_entity(&worker).await;
+        let mut commit = episode(&world, &item, Vec::new());
+        commit.orchestrator_messages =
+            vec![TaskMessage::new(raised("told"), OrchestrationInstance::current("nobody"))];
+        finish(&worker, item, commit).await;
+        let texts = (0..4).flat_map(|n| world.store.messages(&format!("testhub-control-{n:02}")));
+        let data = texts.filter_map(|message| match decode(&message.text) {
+            Ok(Decoded::Message(data)) if data.task_message.target.instance_id.as_str() == "nobody" => {
+                Some(data)
+            }
+            _ => None,
+        });
+        let data = data.max_by_key(|data| data.sequence_number).unwrap();
+        let sender = data.sender.unwrap();
+        assert_eq!(sender.instance_id.as_str(), "@counter@a");
+        senders.push((sender.execution_id.is_some(), data.episode));
+    }
+    assert_eq!(senders, [(false, Some(1)), (true, Some(2))]);
 }
 
 #[tokio::test(start_paused = true)]
