@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use azurite_tests::on_a_hub;
-use azurite_tests::process::Site;
+use azurite_tests::process::{Site, taskhub};
 use crew::{Crew, Tally};
 use plan::{Blow, Dice, Planned, Then};
 use serde_json::json;
@@ -78,6 +78,9 @@ async fn fleet(hub: &TestHub, size: &Size, manager: PartitionManagerKind) -> Res
     let blows = plan::blows(&dice, size.kills, size.terms, size.window);
     let site = Arc::new(Site::new(hub.name(), &json!({"maxQueuePollingInterval": "00:00:01"}))?);
     create(hub, size, manager).await?;
+    // Built before the time of the blows begins.
+    let program = taskhub();
+    ensure!(program.is_file(), "the program is not where cargo has put it: {}", program.display());
     let fleet = Fleet { hub, site: site.clone(), begun: Instant::now(), tally: Arc::default() };
     let ended = fleet.run(size, &planned, blows).await;
     drop(fleet);
