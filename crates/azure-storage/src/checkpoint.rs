@@ -47,7 +47,7 @@ pub(crate) async fn complete(
 
     // 0. Changes the row of a start that continues as new at once; as a rule nothing.
     if commit.replaces_history {
-        shared.tracking.leave_pending(&began_as).await?;
+        shared.tracking.announce_next(&began_as, &commit).await?;
     }
 
     // 1. A retry repeats these.
@@ -114,7 +114,15 @@ async fn send_outbound(
     sender: &Sender,
 ) -> Result<(), ServiceError> {
     let limit = shared.hub.settings.max_storage_operation_concurrency;
-    let control: Vec<_> = commit.orchestrator_messages.iter().chain(&commit.timer_messages).collect();
+    let control = commit.orchestrator_messages.iter().chain(&commit.timer_messages);
+    #[cfg(feature = "simulation")]
+    let control: Vec<_> = {
+        let planted = shared.hub.settings.sabotage.planted;
+        control.filter_map(|message| Planted::in_message(planted, message)).collect()
+    };
+    #[cfg(feature = "simulation")]
+    let control = control.iter().map(|message| &**message);
+    let control: Vec<_> = control.collect();
     let activities = &commit.activity_messages;
     tokio::try_join!(
         shared.sender.send_all_control(&control, sender),

@@ -1,6 +1,13 @@
 //! Faults that the test kit plants, to prove that its simulation finds them. Without the feature
 //! `simulation` there are none: every question is answered with a constant.
 
+#[cfg(feature = "simulation")]
+use std::borrow::Cow;
+
+use taskhub_core::HistoryEvent;
+#[cfg(feature = "simulation")]
+use taskhub_core::{EventKind, TaskMessage};
+
 use crate::settings::AzureStorageSettings;
 
 /// A fault in the protocol.
@@ -34,23 +41,31 @@ pub enum Planted {
     NoRepair,
     /// A message counts as sent although its request has failed.
     IgnoreFailedSend,
+    /// Requests to entities have no stamps: whatever comes twice is done twice.
+    UnstampedRequests,
+    /// Locks of entities are not given back.
+    KeepLocks,
 }
 
 impl Planted {
-    /// Those that a few hundred runs find.
-    pub const ALL: [Self; 12] = [
+    /// All of them.
+    pub const ALL: [Self; 16] = [
         Self::DeleteBeforeCommit,
+        Self::CommitWithoutEtag,
         Self::ReceiveAfterLease,
         Self::DiscardBeforeStart,
         Self::RowWithoutEtag,
         Self::SendAfterCommit,
         Self::KeepReceived,
         Self::RequestBeforeReply,
+        Self::BlobsBeforeCommit,
         Self::RepliesInAnyOrder,
         Self::AnyStart,
         Self::OldRows,
         Self::NoRepair,
         Self::IgnoreFailedSend,
+        Self::UnstampedRequests,
+        Self::KeepLocks,
     ];
 }
 
@@ -61,6 +76,36 @@ pub struct Sabotage {
     pub planted: Option<Planted>,
     /// Most rows in one transaction besides the sentinel, if fewer than the service takes.
     pub max_batch_rows: Option<usize>,
+}
+
+impl Planted {
+    /// What a message to an entity becomes; `None`: it is not sent.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn in_message(planted: Option<Self>, message: &TaskMessage) -> Option<Cow<'_, TaskMessage>> {
+        let mut message = Cow::Borrowed(message);
+        if !message.target.instance_id.is_entity() {
+            return Some(message);
+        }
+        let EventKind::EventRaised { name, input, .. } = &message.event.kind else { return Some(message) };
+        match planted {
+            Some(Self::KeepLocks) if name.as_deref() == Some("release") => return None,
+            Some(Self::UnstampedRequests) => {
+                let mut text = input.clone().unwrap_or_default();
+                for stamp in ["\"Timestamp\":\"", "\"Predecessor\":\""] {
+                    if let Some((before, after)) = text.split_once(stamp)
+                        && let Some((_, after)) = after.split_once('"')
+                    {
+                        text = format!("{before}{stamp}0001-01-01T00:00:00\"{after}");
+                    }
+                }
+                if let EventKind::EventRaised { input, .. } = &mut message.to_mut().event.kind {
+                    *input = Some(text);
+                }
+            }
+            _ => {}
+        }
+        Some(message)
+    }
 }
 
 impl AzureStorageSettings {
@@ -76,15 +121,23 @@ impl AzureStorageSettings {
         false
     }
 
-    /// Most rows in one transaction besides the sentinel.
+    /// Most rows in one transaction besides the sentinel, for an episode with these events.
+    ///
+    /// What a generation takes over from the one before is not cut: no message brings it again. A transaction
+    /// of the real size holds 98 such events.
     #[cfg(feature = "simulation")]
-    pub(crate) fn max_batch_rows(&self, of_the_service: usize) -> usize {
-        self.sabotage.max_batch_rows.map_or(of_the_service, |rows| rows.clamp(1, of_the_service))
+    pub(crate) fn max_batch_rows(&self, of_the_service: usize, events: &[HistoryEvent]) -> usize {
+        let is_taken_over = |event: &&HistoryEvent| {
+            use EventKind::{EventRaised, ExecutionStarted, OrchestratorStarted};
+            matches!(event.kind, OrchestratorStarted | ExecutionStarted(_) | EventRaised { .. })
+        };
+        let least = events.iter().take_while(is_taken_over).count().max(1);
+        self.sabotage.max_batch_rows.map_or(of_the_service, |rows| rows.max(least).min(of_the_service))
     }
 
     /// Most rows in one transaction besides the sentinel.
     #[cfg(not(feature = "simulation"))]
-    pub(crate) const fn max_batch_rows(&self, of_the_service: usize) -> usize {
+    pub(crate) const fn max_batch_rows(&self, of_the_service: usize, _: &[HistoryEvent]) -> usize {
         of_the_service
     }
 }

@@ -268,7 +268,7 @@ fn instances_rows_follow_from_the_history() {
             assert_eq!(ours.columns, theirs.columns, "{} {}", capture.name, row.partition_key);
             count += 1;
 
-            let repaired = instance_row::repair(context, rows, true);
+            let repaired = instance_row::repair(context, rows, instance_row::Stale::Same);
             assert_eq!(repaired.is_some(), state.status.unwrap().is_terminal());
             if let Some(mut repaired) = repaired {
                 normalise_urls(&url, &mut repaired);

@@ -100,7 +100,8 @@ pub(crate) fn without_history(
 ) -> WithoutHistory {
     match row.and_then(|row| row.status) {
         Some(OrchestrationStatus::Pending) if has_terminate => WithoutHistory::Terminate,
-        Some(OrchestrationStatus::Pending) => WithoutHistory::PutBack,
+        // The second says that the next execution is about to be stored; until then the start is there.
+        Some(OrchestrationStatus::Pending | OrchestrationStatus::ContinuedAsNew) => WithoutHistory::PutBack,
         Some(status) if status.is_terminal() => WithoutHistory::Discard,
         Some(_) => WithoutHistory::OtherExecution,
         None if is_young => WithoutHistory::PutBack,

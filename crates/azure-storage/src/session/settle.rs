@@ -32,17 +32,23 @@ impl Shared {
             return Ok(None);
         }
         if is_of_another {
-            if self.is_repeated_child(&messages).await? {
+            let start = messages.iter().find(|m| m.is_start());
+            let is_repeated_child = self.is_repeated_child(&messages).await?;
+            let has_continued = match start {
+                Some(start) if other_is_cut_off => is_repeated_child || self.has_continued(start).await?,
+                _ => other_is_cut_off,
+            };
+            if has_continued {
+                return self.go_on_after_cut(token, &instance.instance_id, &messages).await;
+            }
+            if is_repeated_child {
                 self.discard_repeated_child(token, &instance, &messages).await?;
                 return Ok(None);
             }
-            if let Some(start) = messages.iter().find(|m| m.is_start())
+            if let Some(start) = start
                 && self.leaves_start(token, start, &messages).await
             {
                 return Ok(None);
-            }
-            if other_is_cut_off && !messages.iter().any(|m| m.is_start()) {
-                return self.go_on_after_cut(token, &instance.instance_id, &messages).await;
             }
         }
         let replay_terminal = self.hub.settings.allow_replaying_terminal_instances;
@@ -104,9 +110,16 @@ impl Shared {
         start: &Arc<HeldMessage>,
         messages: &[Arc<HeldMessage>],
     ) -> bool {
-        let check = self.check_received_start(start).await;
+        let mut check = self.check_received_start(start).await;
         if check == StartCheck::Process {
-            return false;
+            match self.has_continued(start).await {
+                Ok(false) => return false,
+                Ok(true) => check = StartCheck::Drop,
+                Err(e) => {
+                    tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot check a start message");
+                    check = StartCheck::PutBack;
+                }
+            }
         }
         let others = messages.iter().filter(|m| m.message_id != start.message_id).cloned().collect();
         self.sessions.admit(token, Vec::new(), others);
@@ -117,6 +130,28 @@ impl Shared {
             StartCheck::PutBack => self.put_back(start).await,
         }
         true
+    }
+
+    /// Whether the stored history is of the execution as which that of this start has continued: its worker died
+    /// before it could say so in the Instances row, and delete the start.
+    ///
+    /// Differs: DTFx runs the start again, over the history, and what that has consumed is lost.
+    async fn has_continued(&self, start: &Arc<HeldMessage>) -> Result<bool, ServiceError> {
+        let EventKind::ExecutionStarted(started) = &start.task().event.kind else { return Ok(false) };
+        let row = match started.parent {
+            // Its row comes after the history.
+            Some(_) => None,
+            None => self.tracking.instance_row(start.instance_id()).await?,
+        };
+        let Some(row) = row.filter(|row| row.state.status != Some(OrchestrationStatus::Pending)) else {
+            return Ok(false);
+        };
+        let current = self.tracking.history(start.instance_id(), None).await?;
+        if !row.is_continued_by(&current.index) {
+            return Ok(false);
+        }
+        self.tracking.repair_instance(start.instance_id(), &current.index, Some(&row)).await?;
+        Ok(true)
     }
 
     async fn discard_repeated_child(
@@ -149,6 +184,11 @@ impl Shared {
         let history = self.tracking.history(instance_id, None).await?;
         if history.index.started.is_none() {
             self.settle_without_history(token, messages).await?;
+            return Ok(None);
+        }
+        if history.index.status().is_some_and(OrchestrationStatus::is_terminal) {
+            // Its end is among what was stored.
+            self.settle_finished(token, &history.index, messages).await?;
             return Ok(None);
         }
         let instance = OrchestrationInstance {
@@ -193,6 +233,10 @@ impl Shared {
     }
 
     /// Puts replies back that came before the history that asks for them.
+    ///
+    /// Differs: an entity's answer to what was asked in an episode that was never stored comes back for ever in
+    /// DTFx: run again, the episode asks under another id. Here such answers end after a while, and at once when
+    /// the instance has finished.
     pub(crate) async fn keep_in_order(
         &self,
         messages: Vec<Arc<HeldMessage>>,
@@ -200,13 +244,22 @@ impl Shared {
     ) -> Vec<Arc<HeldMessage>> {
         // A reply that comes with the start of its instance is early, however often it has come.
         let with_start = messages.iter().any(|message| message.is_start());
+        let has_finished = index.status().is_some_and(OrchestrationStatus::is_terminal);
         let (early, kept): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
             let dequeue_count = if with_start { 1 } else { message.dequeue_count };
             let sender = message.data.sender.as_ref();
-            let sender_is_entity = sender.is_some_and(|s| s.instance_id.is_entity());
+            let sender_is_entity = sender.is_some_and(|s| s.instance_id.is_entity()) && !has_finished;
             is_out_of_order(message.task(), sender_is_entity, dequeue_count, index)
                 && !self.hub.settings.planted(Planted::RepliesInAnyOrder)
         });
+        let is_stale = |message: &Arc<HeldMessage>| {
+            let is_answer = matches!(message.task().event.kind, EventKind::EventRaised { .. });
+            is_answer && !with_start && !self.is_young(message.inserted_at)
+        };
+        let (stale, early): (Vec<_>, Vec<_>) = early.into_iter().partition(is_stale);
+        if let Err(e) = checkpoint::delete_all(self, &stale).await {
+            tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot delete a processed message");
+        }
         for message in &early {
             tracing::info!(
                 hub = %self.hub.name(), instance = %message.instance_id(), event = message.task().event.name(),
@@ -315,6 +368,7 @@ impl Shared {
         let row = self.tracking.instance_row(first.instance_id()).await?;
         let execution_id = index.started.as_ref().and_then(|(s, _)| s.instance.execution_id.clone());
         if let Some(row) = &row
+            && !row.is_continued_by(index)
             && row.state.instance.execution_id.is_some()
             && row.state.instance.execution_id != execution_id
             && !row.state.status.is_some_and(OrchestrationStatus::is_terminal)

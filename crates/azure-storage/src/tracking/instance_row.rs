@@ -130,11 +130,12 @@ pub fn terminate(
     row
 }
 
-/// A pending instance has begun: **Merge** with the ETag that was read.
-pub fn running(instance_id: &InstanceId, now: Timestamp) -> Entity {
+/// A pending instance is about to continue as new: **Merge** with the ETag that was read. `next_started_at` is
+/// the time of the next execution's start, by which its history is known.
+pub fn continues_as_new(instance_id: &InstanceId, next_started_at: Timestamp) -> Entity {
     let mut row = new_row(instance_id);
-    row.set("RuntimeStatus", OrchestrationStatus::Running.name());
-    row.set("LastUpdatedTime", now);
+    row.set("RuntimeStatus", OrchestrationStatus::ContinuedAsNew.name());
+    row.set("LastUpdatedTime", next_started_at);
     row
 }
 
@@ -146,6 +147,17 @@ pub fn rewind(instance_id: &InstanceId, now: Timestamp) -> Entity {
     row
 }
 
+/// What a row tells that is to be repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// There is none.
+    Absent,
+    /// It is about the same execution.
+    Same,
+    /// It is about an earlier execution.
+    Earlier,
+}
+
 /// A message finds that an instance has finished and its row does not say so: **InsertOrMerge**. `rows` is
 /// the whole history with the rows as stored. `None` when the history has not begun or not ended.
 ///
@@ -154,7 +166,7 @@ pub fn rewind(instance_id: &InstanceId, now: Timestamp) -> Entity {
 pub fn repair<'a>(
     context: RowContext<'_>,
     rows: impl IntoIterator<Item = (&'a HistoryEvent, &'a Entity)>,
-    row_exists: bool,
+    stale: Stale,
 ) -> Option<Entity> {
     let mut row = new_row(context.instance_id);
     let mut ended = false;
@@ -167,8 +179,10 @@ pub fn repair<'a>(
         match &event.kind {
             EventKind::ExecutionStarted(started) if !begun => {
                 begun = true;
-                if !row_exists {
+                if stale != Stale::Same {
                     copy("Input", "Input", started.input.as_deref());
+                }
+                if stale == Stale::Absent {
                     row.set("CustomStatus", NULL);
                 }
                 row.set("Name", started.name.as_str());

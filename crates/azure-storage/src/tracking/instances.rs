@@ -14,7 +14,7 @@ use crate::message;
 use crate::sabotage::Planted;
 use crate::session::history_index::HistoryIndex;
 use crate::tracking::etags::Remembered;
-use crate::tracking::instance_row::RowContext;
+use crate::tracking::instance_row::{RowContext, Stale};
 use crate::tracking::store::{CommittedHistory, StoredRows, TrackingStore};
 use crate::tracking::{blob_column, instance_row, key};
 
@@ -46,9 +46,33 @@ impl InstanceRow {
         if self.state.status.is_some_and(OrchestrationStatus::is_terminal) {
             return None;
         }
-        let is_pending = self.state.status == Some(OrchestrationStatus::Pending);
+        let is_pending = self.is_pending();
         let execution_id = self.state.instance.execution_id;
         self.etag.map(|etag| Remembered { execution_id, etag, is_pending })
+    }
+
+    /// Whether it may tell of an execution without history.
+    fn is_pending(&self) -> bool {
+        matches!(self.state.status, Some(OrchestrationStatus::Pending | OrchestrationStatus::ContinuedAsNew))
+    }
+
+    /// Whether the history of another execution is later than the row: that of one as which the row's has
+    /// continued, whose own row was never written. It is earlier if the row waits for a start.
+    ///
+    /// No times of different machines are compared: rows are written after histories but for those of starts,
+    /// which are pending, and those that [`TrackingStore::announce_next`] writes, which name the history to come.
+    pub(crate) fn is_continued_by(&self, history: &HistoryIndex) -> bool {
+        let Some((started, started_at)) = &history.started else { return false };
+        let row = &self.state;
+        if row.instance.execution_id.is_none() || row.instance.execution_id == started.instance.execution_id {
+            return false;
+        }
+        match row.status {
+            Some(OrchestrationStatus::ContinuedAsNew) => row.last_updated_at == *started_at,
+            Some(OrchestrationStatus::Running | OrchestrationStatus::Suspended) => true,
+            // A start may have been terminated before it had a history.
+            _ => false,
+        }
     }
 }
 
@@ -131,7 +155,7 @@ impl TrackingStore {
                         }
                         Some(stored) => match self.may_overwrite(&stored, commit, index, committed).await? {
                             true => {
-                                was_pending = stored.state.status == Some(OrchestrationStatus::Pending);
+                                was_pending = stored.is_pending();
                                 let is_about = &stored.state.instance.execution_id;
                                 if !is_whole && is_about.as_ref() != Some(&execution_id) {
                                     row = self.whole_row(instance_id, &execution_id, custom_status).await?;
@@ -232,7 +256,7 @@ impl TrackingStore {
         let other_execution = stored_execution.is_some() && *stored_execution != commit.instance.execution_id;
         if other_execution && stored.state.status == Some(OrchestrationStatus::Pending) {
             // A client has started the id again, and the row waits for that start. It is not the row of the
-            // start that has continued as this execution: that was no longer pending, see `leave_pending`.
+            // start that has continued as this execution: that was no longer pending, see `announce_next`.
             let newer = match &index.started {
                 // Of a child's start, and one that a client has sent for the same id, the later one counts.
                 Some((started, at)) if started.parent.is_some() => stored.state.created_at > *at,
@@ -247,15 +271,27 @@ impl TrackingStore {
         Ok(sentinel.is_some_and(|s| s.etag.as_ref() == Some(&committed.etag)))
     }
 
-    /// Shows an instance as running that continues as new while its row says that it is pending, before the
-    /// history of the next execution is stored: a pending row of another execution is then always one that
-    /// waits for a new start, and need not be told from an older one by times of different clocks.
+    /// Before an instance continues as new whose row says that it is pending, and before the history of the next
+    /// execution is stored, its row says so and names that history by the time of its start. A pending row of
+    /// another execution is then always one that waits for a new start.
     ///
     /// Differs: DTFx writes the row after the history only, and whoever writes last wins.
     ///
     /// # Errors
     /// `SessionAborted` when somebody else has written the row.
-    pub(crate) async fn leave_pending(&self, instance: &OrchestrationInstance) -> Result<(), ServiceError> {
+    pub(crate) async fn announce_next(
+        &self,
+        instance: &OrchestrationInstance,
+        commit: &EpisodeCommit,
+    ) -> Result<(), ServiceError> {
+        let is_start = |event: &&HistoryEvent| matches!(event.kind, EventKind::ExecutionStarted(_));
+        let Some(next) = commit.new_events.iter().find(is_start) else { return Ok(()) };
+        let has_parent =
+            matches!(&next.kind, EventKind::ExecutionStarted(started) if started.parent.is_some());
+        if has_parent || instance.instance_id.is_entity() {
+            // Their rows come after their histories.
+            return Ok(());
+        }
         let (instance_id, execution_id) = (&instance.instance_id, &instance.execution_id);
         let is_own = |row: &Remembered| row.execution_id == *execution_id;
         let known = match self.etags.get(instance_id).filter(is_own) {
@@ -267,18 +303,18 @@ impl TrackingStore {
             self.etags.set(instance_id, Some(row));
             return Ok(());
         }
-        let running = instance_row::running(instance_id, self.hub.clock.now());
-        let merge = TableOperation::Merge(running, Condition::Matches(row.etag));
+        let announced = instance_row::continues_as_new(instance_id, next.timestamp);
+        let merge = TableOperation::Merge(announced, Condition::Matches(row.etag));
         match self.hub.account.tables.execute(&self.hub.names.instances_table(), merge).await {
             Ok(etag) => {
                 let execution_id = execution_id.clone();
-                let row = etag.map(|etag| Remembered { execution_id, etag, is_pending: false });
+                let row = etag.map(|etag| Remembered { execution_id, etag, is_pending: true });
                 self.etags.set(instance_id, row);
                 Ok(())
             }
             Err(e) => {
                 self.etags.set(instance_id, None);
-                let what = format!("cannot show an instance as running. instance=`{instance_id}`");
+                let what = format!("cannot show that an instance continues as new. instance=`{instance_id}`");
                 match e.kind() {
                     storage::ErrorKind::Conflict | storage::ErrorKind::NotFound => {
                         Err(ServiceError::with_source(ErrorKind::SessionAborted, what, e))
@@ -331,19 +367,24 @@ impl TrackingStore {
         if self.hub.settings.planted(Planted::NoRepair) {
             return Ok(());
         }
-        if let Some(stored) = stored {
-            let same = stored.state.instance.execution_id.as_ref().is_none_or(|e| *e == execution_id);
-            if !same || stored.state.status == index.status() {
-                return Ok(());
+        let stale = match stored {
+            None => Stale::Absent,
+            Some(row) if row.is_continued_by(index) => Stale::Earlier,
+            Some(row) => {
+                let same = row.state.instance.execution_id.as_ref().is_none_or(|e| *e == execution_id);
+                if !same || row.state.status == index.status() {
+                    return Ok(());
+                }
+                Stale::Same
             }
-        }
+        };
         let StoredRows { rows, .. } = self.rows(instance_id, Some(&execution_id)).await?;
         let container_url = self.large().container_url();
         let context = self.row_context(instance_id, &execution_id, &container_url);
         let events: Vec<_> =
             rows.iter().map(|row| self.read_event(instance_id, row)).collect::<Result<_, _>>()?;
         let history = events.iter().zip(&rows);
-        let Some(mut row) = instance_row::repair(context, history, stored.is_some()) else { return Ok(()) };
+        let Some(mut row) = instance_row::repair(context, history, stale) else { return Ok(()) };
         self.upload(blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids)).await?;
         tracing::warn!(hub = %self.hub.name(), instance = %instance_id, "the Instances row is repaired");
         let operation = match stored.and_then(|s| s.etag.clone()) {

@@ -223,7 +223,8 @@ impl TrackingStore {
 
         let mut etag = etag.cloned();
         let mut unwritten = rows.as_slice();
-        for batch in batches_of(&rows, self.hub.settings.max_batch_rows(MAX_BATCH_ROWS)) {
+        let max_rows = self.hub.settings.max_batch_rows(MAX_BATCH_ROWS, events);
+        for batch in batches_of(&rows, max_rows) {
             let (written, rest) = unwritten.split_at(batch.len());
             unwritten = rest;
             let last = rest.is_empty();

@@ -223,15 +223,8 @@ async fn a_finished_instance_is_run_again_only_where_the_setting_says_so() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_answer_of_an_entity_waits_until_the_request_is_stored() {
-    let world = World::new();
-    let (client, worker) = (world.client(), world.worker("w1").await);
-    let caller = start(&client, "caller").await;
-    let item = lock(&worker).await;
-    let commit = episode(&world, &item, vec![]);
-    finish(&worker, item, commit).await;
-    // The entity's answer is an event named by the request's id.
+/// An entity's answer to `caller` is an event named by the request's id.
+async fn put_answer(world: &World, caller: OrchestrationInstance) {
     let data = taskhub_azure_storage::message::MessageData::new(
         uuid::Uuid::from_u128(1),
         TaskMessage::new(raised("11111111-2222-3333-4444-555555555555"), caller),
@@ -243,6 +236,17 @@ async fn an_answer_of_an_entity_waits_until_the_request_is_stored() {
     let partition = taskhub_azure_storage::partition::partition_of(&"caller".into(), 4);
     let queue = format!("testhub-control-{partition}");
     world.account.queues.put_message(&queue, &text, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_an_entity_waits_until_the_request_is_stored() {
+    let world = World::new();
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    let caller = start(&client, "caller").await;
+    let item = lock(&worker).await;
+    let commit = episode(&world, &item, vec![]);
+    finish(&worker, item, commit).await;
+    put_answer(&world, caller).await;
     assert!(worker.lock_next_orchestration(Duration::from_secs(5)).await.unwrap().is_none());
 
     client.send_event(OrchestrationInstance::current("caller"), raised("Go")).await.unwrap();
@@ -257,4 +261,26 @@ async fn an_answer_of_an_entity_waits_until_the_request_is_stored() {
     let item = lock(&worker).await;
     let EventKind::EventRaised { name, .. } = &item.messages[0].event.kind else { panic!() };
     assert_eq!(name.as_deref(), Some("11111111-2222-3333-4444-555555555555"));
+}
+
+/// The episode that has asked was run again before it was stored, under another id.
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_an_entity_to_what_was_never_stored_ends() {
+    let world = World::new();
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    let caller = start(&client, "caller").await;
+    let item = lock(&worker).await;
+    let commit = episode(&world, &item, vec![]);
+    finish(&worker, item, commit).await;
+    put_answer(&world, caller.clone()).await;
+    assert!(worker.lock_next_orchestration(Duration::from_secs(3600)).await.unwrap().is_none());
+    assert_eq!(world.control_messages(), 0, "after a while");
+
+    client.send_event(OrchestrationInstance::current("caller"), raised("Go")).await.unwrap();
+    let item = lock(&worker).await;
+    let commit = episode(&world, &item, vec![completed(&world, 0, "1")]);
+    finish(&worker, item, commit).await;
+    put_answer(&world, caller).await;
+    assert!(worker.lock_next_orchestration(Duration::from_secs(5)).await.unwrap().is_none());
+    assert_eq!(world.control_messages(), 0, "at once when the instance has finished");
 }

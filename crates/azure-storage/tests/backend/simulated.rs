@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskhub_azure_storage::AzureStorageClient;
+use taskhub_azure_storage::{AzureStorageClient, AzureStorageService};
 use taskhub_core::{
     ErrorKind, EventKind, ExecutionStarted, HistoryEvent, InstanceFetch, OrchestrationInstance,
     OrchestrationService, OrchestrationServiceClient, OrchestrationStatus, ParentInstance, TaskMessage,
@@ -302,40 +302,103 @@ async fn a_restart_by_a_client_whose_clock_is_behind_keeps_its_row() {
     assert_eq!(row, (second.execution_id.unwrap().as_str().to_owned(), "Pending".to_owned()));
 }
 
+/// Of an instance whose first work item continues as new: the next execution is stored, the row is not.
+async fn cut_between_history_and_row(
+    world: &World,
+    plan: &FaultPlan,
+    ends: bool,
+) -> (AzureStorageService, String) {
+    let (client, worker) = (world.client(), world.worker("w1").await);
+    let first = start(&client, "eternal").await;
+    let item = lock(&worker).await;
+    let next = OrchestrationInstance::new("eternal", "next");
+    let decision = if ends { completed(world, 0, "\"done\"") } else { schedule(world, 0, "[]") };
+    let mut commit = episode(world, &item, vec![decision]);
+    if let EventKind::ExecutionStarted(started) = &mut commit.new_events[1].kind {
+        (started.instance, started.generation) = (next.clone(), None);
+    }
+    // Of a clock that is behind.
+    commit.new_events[1].timestamp = world.clock.now() - Duration::from_secs(600);
+    (commit.instance, commit.replaces_history) = (next.clone(), true);
+    commit.activity_messages.iter_mut().for_each(|message| message.target = next.clone());
+    plan.add(Rule::on("MergeEntity", Effect::ResetBefore).resource("Instances").nth(2));
+    assert!(worker.complete_orchestration(item.token, commit).await.is_err());
+    assert!(world.history("eternal").len() > 2, "the next execution is stored");
+    (worker, first.execution_id.unwrap().as_str().to_owned())
+}
+
 /// A worker dies between the history and the row of an instance that continued as new at once. The row is
-/// that of no new start, whatever the clocks say.
+/// that of no new start, whatever the clocks say, and the start is not run again over the history.
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_continues_as_new_at_once_is_not_pending_any_more() {
     let mut world = World::new();
     let plan = FaultPlan::default();
     world.account = FaultyAccount::wrap(world.store.account(), &plan);
-    let (client, worker) = (world.client(), world.worker("w1").await);
-    let first = start(&client, "eternal").await;
+    let (worker, first) = cut_between_history_and_row(&world, &plan, false).await;
+    let row = (world.row("eternal", "ExecutionId"), world.row("eternal", "RuntimeStatus"));
+    assert_eq!(row, (first, "ContinuedAsNew".to_owned()));
+
+    let activity = lock_activity(&worker).await;
+    let reply = reply(&world, &activity.message, "1");
+    worker.complete_activity(activity.token, reply).await.unwrap();
+    worker.stop(Duration::ZERO).await.unwrap();
+    let second = world.worker("w2").await;
+    let item = lock(&second).await;
+    assert_eq!(item.instance, OrchestrationInstance::new("eternal", "next"));
+    assert_eq!(item.messages[0].event.name(), "TaskCompleted");
+    let commit = episode(&world, &item, Vec::new());
+    finish(&second, item, commit).await;
+    let row = (world.row("eternal", "ExecutionId"), world.row("eternal", "RuntimeStatus"));
+    assert_eq!(row, ("next".to_owned(), "Running".to_owned()));
+    assert!(second.lock_next_orchestration(SOON).await.unwrap().is_none(), "the start is run again");
+    assert_eq!(world.control_messages(), 0);
+}
+
+/// The same, and the next execution has ended at once.
+#[tokio::test(start_paused = true)]
+async fn the_row_of_an_instance_that_ended_as_another_execution_is_repaired() {
+    let mut world = World::new();
+    let plan = FaultPlan::default();
+    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (worker, _) = cut_between_history_and_row(&world, &plan, true).await;
+    worker.stop(Duration::ZERO).await.unwrap();
+    let second = world.worker("w2").await;
+    // It finds the finished history of another execution than the row's before the start comes again.
+    world.client().send_event(OrchestrationInstance::current("eternal"), raised("Late")).await.unwrap();
+    assert!(second.lock_next_orchestration(SOON * 3).await.unwrap().is_none());
+    let row = ["ExecutionId", "RuntimeStatus", "Output", "Name"].map(|column| world.row("eternal", column));
+    assert_eq!(row, ["next", "Completed", "\"done\"", "Echo"]);
+    assert_eq!(world.control_messages(), 0);
+}
+
+/// A worker dies between two batches of the history of an instance that continued as new at once: it is the start
+/// that comes again, and it has to wake the next execution.
+#[tokio::test(start_paused = true)]
+async fn a_start_goes_on_with_the_cut_off_execution_as_which_it_continued() {
+    let mut world = World::new();
+    let plan = FaultPlan::default();
+    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let mut settings = World::settings("w1");
+    settings.sabotage.max_batch_rows = Some(3);
+    let (client, worker) = (world.client(), world.worker_with(settings).await);
+    start(&client, "eternal").await;
     let item = lock(&worker).await;
     let next = OrchestrationInstance::new("eternal", "next");
     let mut commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
     if let EventKind::ExecutionStarted(started) = &mut commit.new_events[1].kind {
-        started.instance = next.clone();
+        (started.instance, started.generation) = (next.clone(), None);
     }
-    // Of a clock that is behind.
-    commit.new_events[1].timestamp = world.clock.now() - Duration::from_secs(600);
     (commit.instance, commit.replaces_history) = (next.clone(), true);
-    plan.add(Rule::on("MergeEntity", Effect::ResetBefore).resource("Instances").nth(2));
+    plan.add(Rule::on("EntityGroupTransaction", Effect::Answer(412, "UpdateConditionNotSatisfied")).nth(2));
     assert!(worker.complete_orchestration(item.token, commit).await.is_err());
     worker.abandon_orchestration(item.token).await.unwrap();
     worker.release_orchestration(item.token).await;
-    let row = (world.row("eternal", "ExecutionId"), world.row("eternal", "RuntimeStatus"));
-    assert_eq!(row, (first.execution_id.unwrap().as_str().to_owned(), "Running".to_owned()));
-    assert!(world.history("eternal").len() > 2, "the next execution is stored");
 
-    // Its activity is done before the start comes again.
-    let activity = lock_activity(&worker).await;
-    let mut reply = reply(&world, &activity.message, "1");
-    reply.target = next;
-    worker.complete_activity(activity.token, reply).await.unwrap();
     let item = lock(&worker).await;
-    assert_eq!(item.messages[0].event.name(), "TaskCompleted");
-    let commit = episode(&world, &item, Vec::new());
+    assert_eq!(item.instance, next);
+    let commit = episode(&world, &item, vec![completed(&world, 1, "true")]);
     finish(&worker, item, commit).await;
-    assert_eq!(world.row("eternal", "ExecutionId"), "next");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.row("eternal", "RuntimeStatus"), "Completed");
+    assert_eq!(world.control_messages(), 0);
 }
