@@ -1,8 +1,12 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use taskhub_core::{Clock, Timestamp};
 use tokio::time::Instant;
+
+use super::rng::Rng;
+use super::world::World;
 
 /// The clock of one process: off by some seconds, and fast or slow.
 #[derive(Debug)]
@@ -16,8 +20,18 @@ pub(crate) struct SkewedClock {
 }
 
 impl SkewedClock {
-    pub(crate) fn new(truth: Arc<dyn Clock>, offset_millis: i64, drift: i64) -> Self {
-        Self { truth, origin: Instant::now(), offset_millis, drift }
+    /// The clock of a process of this world.
+    pub(crate) fn seeded(world: &World, rng: &Rng) -> Self {
+        let range = world.weather.skew_millis;
+        let offset_millis = if range == 0 { 0 } else { rng.between(0, 2 * range) as i64 - range as i64 };
+        let drift = if range > 0 && rng.once_in(2) { rng.between(0, 400) as i64 - 200 } else { 0 };
+        Self { truth: world.truth.clone(), origin: Instant::now(), offset_millis, drift }
+    }
+}
+
+impl fmt::Display for SkewedClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "clock {} ms, drift {}", self.offset_millis, self.drift)
     }
 }
 

@@ -10,7 +10,8 @@ use taskhub_worker::{
     OrchestratorError, RetryPolicy, SubOrchestrationOptions, Task, WorkerBuilder, join_all,
 };
 
-use super::plan::{Plan, Step, activity_result, event_payload, short};
+use super::entity::{self, ADD, ledger};
+use super::plan::{Plan, Step, activity_result, entry, event_payload, short};
 
 /// Name of the orchestrator.
 pub(crate) const PLAN: &str = "Plan";
@@ -57,7 +58,7 @@ impl ActivityLog {
 /// Registers the functions.
 pub(crate) fn register(builder: WorkerBuilder, log: &Arc<ActivityLog>) -> WorkerBuilder {
     let (work, fail) = (log.clone(), log.clone());
-    builder
+    entity::register(builder)
         .orchestration(PLAN, follow)
         .activity("Work", move |context, input: (String, usize)| {
             let log = work.clone();
@@ -153,6 +154,30 @@ async fn take(context: &OrchestrationContext, step: &Step, round: u32) -> Result
         Step::Send { to, name } => {
             context.send_event(to.as_str(), name, &event_payload(name))?;
             "sent".to_owned()
+        }
+        Step::Signal { to, key, later: 0 } => {
+            context.signal_entity(&ledger(to), ADD, entry(*key, round, ""))?;
+            "signalled".to_owned()
+        }
+        Step::Signal { to, key, later } => {
+            let due_at = context.now() + Duration::from_millis(*later);
+            context.signal_entity_at(&ledger(to), ADD, entry(*key, round, ""), due_at)?;
+            "signalled".to_owned()
+        }
+        Step::Ask { to, key } => {
+            let _: Value = context.call_entity(&ledger(to), ADD, entry(*key, round, "")).await?;
+            "added".to_owned()
+        }
+        Step::Transfer { from, to, key, millis } => {
+            let (from, to) = (ledger(from), ledger(to));
+            let locks = context.lock_entities([&from, &to]).await?;
+            let _: Value = context.call_entity(&from, ADD, entry(*key, round, "-out")).await?;
+            if *millis > 0 {
+                context.sleep(Duration::from_millis(*millis)).await;
+            }
+            let _: Value = context.call_entity(&to, ADD, entry(*key, round, "-in")).await?;
+            locks.release();
+            "moved".to_owned()
         }
         Step::Status { text } => {
             context.set_custom_status(&Value::from(text.as_str()))?;

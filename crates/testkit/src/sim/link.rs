@@ -100,6 +100,7 @@ impl QueueStore for Link {
 
     async fn put_message(&self, queue: &str, text: &str, delay: Duration) -> Result<PutReceipt> {
         let detail = self.detail(|| format!("{} in {} ms", about(text), delay.as_millis()));
+        self.network.requests.note(text);
         remote!(self, "PutMessage", queue.to_owned(), detail, [queue, text], |store, _| store
             .put_message(&queue, &text, delay))
     }
@@ -110,11 +111,11 @@ impl QueueStore for Link {
         count: u32,
         visibility_timeout: Duration,
     ) -> Result<Vec<QueueMessage>> {
-        if queue.contains("-control-")
-            && let Err(why) = self.process.may_receive(queue)
-        {
-            self.network.violation(why);
-        }
+        let mut receive = queue.contains("-control-").then(|| {
+            let (receive, allowed) = self.process.receives(queue);
+            allowed.unwrap_or_else(|why| self.network.violation(why));
+            receive
+        });
         let received = remote!(
             self,
             "GetMessages",
@@ -127,8 +128,8 @@ impl QueueStore for Link {
                 store.get_messages(&queue, count, hidden).await
             }
         );
-        if received.is_ok() {
-            self.process.received(queue);
+        if let (Ok(_), Some(receive)) = (&received, &mut receive) {
+            receive.has_succeeded = true;
         }
         for message in received.iter().flatten() {
             let detail = self.detail(|| {
@@ -136,6 +137,9 @@ impl QueueStore for Link {
             });
             self.network.trace.add(&self.process.name, &["received", queue], &detail);
             self.process.holds(&message.receipt.message_id, about(&message.text));
+            if message.dequeue_count > 1 {
+                self.network.requests.note(&message.text);
+            }
         }
         received
     }
@@ -211,6 +215,9 @@ impl TableStore for Link {
     async fn execute(&self, table: &str, operation: TableOperation) -> Result<Option<ETag>> {
         let name = Operation::of(&operation).name;
         let detail = self.detail(|| about_row(&operation));
+        if let Some(key) = repaired(table, &operation) {
+            self.network.repairs(key);
+        }
         let lease = self.lease_in(table, &operation);
         let until = Instant::now() + self.network.lease;
         let written = remote!(self, name, table.to_owned(), detail, [table, operation], |store, _| store
@@ -262,6 +269,18 @@ impl Link {
             _ => None,
         }
     }
+}
+
+/// The key of an Instances row that is made from a history: every other write to one that has ended tells
+/// the custom status.
+fn repaired<'a>(table: &str, operation: &'a TableOperation) -> Option<&'a str> {
+    let (row, is_new) = match operation {
+        TableOperation::Merge(row, _) => (row, false),
+        TableOperation::InsertOrMerge(row) => (row, true),
+        _ => return None,
+    };
+    let is_repair = table.ends_with("Instances") && (is_new || row.str("CustomStatus").is_none());
+    is_repair.then_some(row.partition_key.as_str())
 }
 
 /// Whether a partition row lets `worker` receive.
@@ -336,17 +355,21 @@ impl BlobStore for Link {
         duration: Duration,
     ) -> Result<()> {
         let (resource, blob) = (in_container(container, blob), blob.map(str::to_owned));
-        remote!(self, "AcquireLease", resource, String::new(), [container, blob], |store, _| store
-            .acquire_lease(&container, blob.as_deref(), lease_id, duration))
+        let until = Some(Instant::now() + self.network.lease);
+        let done =
+            remote!(self, "AcquireLease", resource.clone(), String::new(), [container, blob], |store, _| {
+                store.acquire_lease(&container, blob.as_deref(), lease_id, duration)
+            });
+        done.inspect(|()| self.process.learn_blob_lease(&resource, until))
     }
 
     async fn renew_lease(&self, container: &str, blob: Option<&str>, lease_id: Uuid) -> Result<()> {
         let (resource, blob) = (in_container(container, blob), blob.map(str::to_owned));
-        remote!(self, "RenewLease", resource, String::new(), [container, blob], |store, _| store.renew_lease(
-            &container,
-            blob.as_deref(),
-            lease_id
-        ))
+        let until = Some(Instant::now() + self.network.lease);
+        let done =
+            remote!(self, "RenewLease", resource.clone(), String::new(), [container, blob], |store, _| store
+                .renew_lease(&container, blob.as_deref(), lease_id));
+        done.inspect(|()| self.process.learn_blob_lease(&resource, until))
     }
 
     async fn change_lease(
@@ -357,14 +380,21 @@ impl BlobStore for Link {
         new_lease_id: Uuid,
     ) -> Result<()> {
         let (resource, blob) = (in_container(container, blob), blob.map(str::to_owned));
-        remote!(self, "ChangeLease", resource, String::new(), [container, blob], |store, _| store
-            .change_lease(&container, blob.as_deref(), lease_id, new_lease_id))
+        let until = Some(Instant::now() + self.network.lease);
+        let done =
+            remote!(self, "ChangeLease", resource.clone(), String::new(), [container, blob], |store, _| {
+                store.change_lease(&container, blob.as_deref(), lease_id, new_lease_id)
+            });
+        done.inspect(|()| self.process.learn_blob_lease(&resource, until))
     }
 
     async fn release_lease(&self, container: &str, blob: Option<&str>, lease_id: Uuid) -> Result<()> {
         let (resource, blob) = (in_container(container, blob), blob.map(str::to_owned));
-        remote!(self, "ReleaseLease", resource, String::new(), [container, blob], |store, _| store
-            .release_lease(&container, blob.as_deref(), lease_id))
+        let done =
+            remote!(self, "ReleaseLease", resource.clone(), String::new(), [container, blob], |store, _| {
+                store.release_lease(&container, blob.as_deref(), lease_id)
+            });
+        done.inspect(|()| self.process.learn_blob_lease(&resource, None))
     }
 
     async fn break_lease(&self, container: &str, blob: Option<&str>) -> Result<()> {

@@ -17,6 +17,7 @@
 
 mod check;
 mod clock;
+mod entity;
 mod interpreter;
 mod link;
 mod network;
@@ -41,6 +42,8 @@ use world::World;
 pub struct Options {
     /// Whether the report has the lines of the trace.
     pub trace: bool,
+    /// Whether orchestrations and clients use entities; then everything is drawn anew.
+    pub entities: bool,
     /// A fault to be found.
     pub planted: Option<Planted>,
 }
@@ -56,6 +59,8 @@ impl Options {
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// Whether entities were used.
+    pub entities: bool,
     /// What is wrong, in sentences; empty when all is well.
     pub wrong: Vec<String>,
     /// Hash over everything that happened, with its time.
@@ -90,7 +95,8 @@ impl fmt::Display for Report {
         if !self.wrong.is_empty() {
             writeln!(
                 f,
-                "repeat with: TASKHUB_SIM_SEED={} cargo test -p taskhub-testkit --test simulation one_seed -- --nocapture",
+                "repeat with: {}TASKHUB_SIM_SEED={} cargo test -p taskhub-testkit --test simulation one_seed -- --nocapture",
+                if self.entities { "TASKHUB_SIM_ENTITIES=1 " } else { "" },
                 self.seed
             )?;
         }
@@ -112,6 +118,16 @@ pub fn run(seed: u64, options: &Options) -> Report {
         let network = world.network.clone();
         let wrong = world.run(died).await;
         let (hash, entries, lines) = network.trace.take();
-        Report { seed, wrong, hash, entries, faults: network.faults(), lasted: begun.elapsed(), lines }
+        let entities = options.entities;
+        Report {
+            seed,
+            entities,
+            wrong,
+            hash,
+            entries,
+            faults: network.faults(),
+            lasted: begun.elapsed(),
+            lines,
+        }
     })
 }

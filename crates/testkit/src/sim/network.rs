@@ -1,6 +1,6 @@
 //! The way between a process and the store: every request takes a seeded time, and may go wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::clock::SkewedClock;
+use super::entity::Requests;
 use super::rng::Rng;
 use super::trace::Trace;
 
@@ -84,6 +85,10 @@ pub(crate) struct Network {
     /// From when until when no message can be put.
     outage: Option<(Instant, Instant)>,
     violations: Mutex<Vec<String>>,
+    /// What was asked of entities.
+    pub(crate) requests: Requests,
+    /// Instances whose row was made from what the history tells, by their keys.
+    repaired: Mutex<BTreeSet<String>>,
     deaths: mpsc::UnboundedSender<String>,
 }
 
@@ -108,6 +113,8 @@ impl Network {
             faults: AtomicU64::new(0),
             outage: None,
             violations: Mutex::default(),
+            requests: Requests::default(),
+            repaired: Mutex::default(),
             deaths,
         }
     }
@@ -134,6 +141,16 @@ impl Network {
     pub(crate) fn violation(&self, what: String) {
         self.trace.add("world", &["VIOLATION"], &what);
         self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    /// An Instances row is made from a history.
+    pub(crate) fn repairs(&self, key: &str) {
+        self.repaired.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
+    }
+
+    /// Whether an Instances row was ever made from its history.
+    pub(crate) fn is_repaired(&self, key: &str) -> bool {
+        self.repaired.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
     /// What must never have happened and did.
@@ -201,6 +218,7 @@ pub(crate) struct ProcessState {
     pub(crate) worker_id: String,
     pub(crate) clock: Arc<SkewedClock>,
     is_dead: AtomicBool,
+    has_stalled: AtomicBool,
     /// Until when nothing of it moves.
     stalled_until: Mutex<Instant>,
     leases: Mutex<Leases>,
@@ -212,8 +230,8 @@ pub(crate) struct ProcessState {
 #[derive(Debug, Default)]
 struct Leases {
     until: BTreeMap<String, Instant>,
-    /// When a receive was begun that has not succeeded yet: it is repeated by who does not know the lease.
-    receiving: BTreeMap<String, Instant>,
+    /// When a receive has failed.
+    failed: BTreeMap<String, Vec<Instant>>,
 }
 
 /// How long a receive may be repeated after it has failed once.
@@ -226,6 +244,7 @@ impl ProcessState {
             worker_id,
             clock,
             is_dead: AtomicBool::new(false),
+            has_stalled: AtomicBool::new(false),
             stalled_until: Mutex::new(Instant::now()),
             leases: Mutex::default(),
             held: Mutex::default(),
@@ -262,8 +281,14 @@ impl ProcessState {
         self.is_dead.load(Ordering::Relaxed)
     }
 
+    /// Whether it has ever stood still.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.has_stalled.load(Ordering::Relaxed)
+    }
+
     /// Nothing of it moves for a while.
     pub(crate) fn stall(&self, duration: Duration) {
+        self.has_stalled.store(true, Ordering::Relaxed);
         *self.stalled_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + duration;
     }
 
@@ -293,30 +318,58 @@ impl ProcessState {
         };
     }
 
+    /// The process has learnt how a lease blob stands. That of an intent gives no right to receive.
+    pub(crate) fn learn_blob_lease(&self, resource: &str, until: Option<Instant>) {
+        if let Some((place, queue)) = resource.rsplit_once('/')
+            && queue.contains("-control-")
+            && !place.ends_with("intent")
+        {
+            self.learn_lease(queue, until);
+        }
+    }
+
     /// The process has read that it owns a queue, perhaps since before it was started.
     pub(crate) fn finds_lease(&self, queue: &str, until: Instant) {
         self.leases().until.entry(queue.to_owned()).or_insert(until);
     }
 
-    /// Whether the process may begin to receive from a control queue; the reason if not.
-    pub(crate) fn may_receive(&self, queue: &str) -> std::result::Result<(), String> {
-        let mut leases = self.leases();
-        // Until it has succeeded, what comes next may be a repetition.
-        let begun = *leases.receiving.entry(queue.to_owned()).or_insert_with(Instant::now);
-        if !begun.elapsed().is_zero() && begun.elapsed() < REPEATED_FOR {
-            return Ok(());
-        }
-        let now = Instant::now();
-        match leases.until.get(queue) {
-            Some(until) if now < *until => Ok(()),
-            Some(_) => Err(format!("{} receives from {queue} after its lease has run out", self.name)),
-            None => Err(format!("{} receives from {queue} without a lease", self.name)),
-        }
+    /// The process receives from a control queue.
+    ///
+    /// # Errors
+    /// Why it may not. What failed may be repeated for a while, by who does not know the lease.
+    pub(crate) fn receives<'a>(&'a self, queue: &'a str) -> (Receive<'a>, std::result::Result<(), String>) {
+        let (now, mut leases) = (Instant::now(), self.leases());
+        let until = leases.until.get(queue).copied();
+        let allowed = if until.is_some_and(|until| now < until) {
+            Ok(())
+        } else {
+            let failed = leases.failed.entry(queue.to_owned()).or_default();
+            failed.retain(|at| now.duration_since(*at) < REPEATED_FOR);
+            match (failed.pop(), until) {
+                (Some(_), _) => Ok(()),
+                (None, Some(_)) => {
+                    Err(format!("{} receives from {queue} after its lease has run out", self.name))
+                }
+                (None, None) => Err(format!("{} receives from {queue} without a lease", self.name)),
+            }
+        };
+        (Receive { process: self, queue, has_succeeded: false }, allowed)
     }
+}
 
-    /// A receive has succeeded.
-    pub(crate) fn received(&self, queue: &str) {
-        self.leases().receiving.remove(queue);
+/// A receive that is under way.
+#[derive(Debug)]
+pub(crate) struct Receive<'a> {
+    process: &'a ProcessState,
+    queue: &'a str,
+    pub(crate) has_succeeded: bool,
+}
+
+impl Drop for Receive<'_> {
+    fn drop(&mut self) {
+        if !self.has_succeeded {
+            self.process.leases().failed.entry(self.queue.to_owned()).or_default().push(Instant::now());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use taskhub_core::OrchestrationStatus;
 
+use super::entity::LEDGERS;
 use super::rng::Rng;
 
 /// One orchestration: its steps in order, over one or several generations.
@@ -50,6 +51,12 @@ pub(crate) enum Step {
     Send { to: String, name: String },
     /// Sets the custom status.
     Status { text: String },
+    /// An operation of an entity that nobody waits for, perhaps only after so many milliseconds.
+    Signal { to: String, key: u32, later: u64 },
+    /// An operation of an entity.
+    Ask { to: String, key: u32 },
+    /// Operations of two entities that are locked meanwhile.
+    Transfer { from: String, to: String, key: u32, millis: u64 },
 }
 
 impl Plan {
@@ -91,6 +98,26 @@ impl Plan {
             Step::FanOut { key, count, .. } => (0..*count).map(|at| format!("{key}-{round}-{at}")).collect(),
             Step::Child { plan, .. } | Step::FailingChild { plan } | Step::Forget { plan, .. } => plan.keys(),
             Step::Children { plans } => plans.iter().flat_map(Plan::keys).collect(),
+            _ => Vec::new(),
+        };
+        (self.round..=self.last_round)
+            .flat_map(|round| self.steps.iter().flat_map(move |s| of(s, round)))
+            .collect()
+    }
+
+    /// What is added to which entity; by sub-orchestrations too.
+    pub(crate) fn entries(&self) -> Vec<(String, String)> {
+        let of = |step: &Step, round| match step {
+            Step::Signal { to, key, .. } | Step::Ask { to, key } => {
+                vec![(to.clone(), entry(*key, round, ""))]
+            }
+            Step::Transfer { from, to, key, .. } => {
+                vec![(from.clone(), entry(*key, round, "-out")), (to.clone(), entry(*key, round, "-in"))]
+            }
+            Step::Child { plan, .. } | Step::FailingChild { plan } | Step::Forget { plan, .. } => {
+                plan.entries()
+            }
+            Step::Children { plans } => plans.iter().flat_map(Plan::entries).collect(),
             _ => Vec::new(),
         };
         (self.round..=self.last_round)
@@ -142,6 +169,11 @@ pub(crate) fn event_payload(name: &str) -> String {
     format!("of {name}")
 }
 
+/// What is added to an entity.
+pub(crate) fn entry(key: u32, round: u32, part: &str) -> String {
+    format!("{key}-{round}{part}")
+}
+
 /// What an activity returns.
 pub(crate) fn activity_result(key: &str, bytes: usize) -> String {
     let mut text = format!("done {key}");
@@ -184,6 +216,9 @@ impl Step {
             Self::Forget { .. } => "forgotten".to_owned(),
             Self::Send { .. } => "sent".to_owned(),
             Self::Status { .. } => "shown".to_owned(),
+            Self::Signal { .. } => "signalled".to_owned(),
+            Self::Ask { .. } => "added".to_owned(),
+            Self::Transfer { .. } => "moved".to_owned(),
         }
     }
 }
@@ -197,6 +232,8 @@ pub(crate) struct Story {
     pub(crate) start_at: u64,
     /// Events to be raised: when, for whom, which.
     pub(crate) events: Vec<(u64, String, String)>,
+    /// What is added to entities: when, to which, what.
+    pub(crate) signals: Vec<(u64, String, String)>,
     /// When it is terminated; it then waits for something that never comes.
     pub(crate) terminate_at: Option<u64>,
     /// When it is suspended, and for how long.
@@ -212,11 +249,13 @@ pub(crate) struct Author<'a> {
     keys: u32,
     /// Whether large payloads are among them: they cost time.
     large: bool,
+    /// Whether entities are used.
+    entities: bool,
 }
 
 impl<'a> Author<'a> {
-    pub(crate) fn new(rng: &'a Rng) -> Self {
-        Self { rng, keys: 0, large: rng.once_in(4) }
+    pub(crate) fn new(rng: &'a Rng, entities: bool) -> Self {
+        Self { rng, keys: 0, large: rng.once_in(4), entities }
     }
 
     pub(crate) fn stories(&mut self, within_millis: u64) -> Vec<Story> {
@@ -282,7 +321,10 @@ impl<'a> Author<'a> {
                     }
                     Plan::of(steps)
                 });
-        Story { id: id.to_owned(), plan, start_at, events, terminate_at, suspend, again }
+        let count = if self.entities { rng.below(4) } else { 0 };
+        let signal = |n| (rng.below(within_millis), self.ledger(), format!("{id}-s{n}"));
+        let signals = (0..count).map(signal).collect();
+        Story { id: id.to_owned(), plan, start_at, events, signals, terminate_at, suspend, again }
     }
 
     fn plan(&mut self, id: &str, depth: u32) -> Plan {
@@ -290,13 +332,24 @@ impl<'a> Author<'a> {
         let count = rng.between(1, 4);
         let mut steps: Vec<Step> = (0..count).map(|at| self.step(id, at, depth)).collect();
         let mut plan = Plan::of(Vec::new());
-        if rng.once_in(4) {
+        if rng.once_in(if self.large { 2 } else { 4 }) {
             plan.last_round = rng.between(1, 3) as u32;
             // Ids of their own are used once.
             steps.retain(|step| !matches!(step, Step::Forget { .. } | Step::Child { id: Some(_), .. }));
             if steps.is_empty() {
                 steps.push(self.call());
             }
+        }
+        // DTFx's sorter lets what a generation sends wait for ever if something of the one before comes later;
+        // and a release may be overtaken by the next request for the same lock.
+        let (is_only_round, mut may_lock) = (plan.last_round == 0, true);
+        steps.retain(|step| match step {
+            Step::Signal { .. } | Step::Ask { .. } => is_only_round,
+            Step::Transfer { .. } => is_only_round && std::mem::take(&mut may_lock),
+            _ => true,
+        });
+        if steps.is_empty() {
+            steps.push(self.call());
         }
         plan.steps = steps;
         plan
@@ -312,6 +365,24 @@ impl<'a> Author<'a> {
         if self.large && self.rng.once_in(2) { self.rng.pick(&[31_000, 47_000]) } else { 0 }
     }
 
+    fn ledger(&self) -> String {
+        self.rng.pick(&LEDGERS).to_owned()
+    }
+
+    fn of_entities(&mut self) -> Step {
+        let (key, rng) = (self.key(), self.rng);
+        match rng.below(5) {
+            0 => Step::Signal { to: self.ledger(), key, later: 0 },
+            1 => Step::Signal { to: self.ledger(), key, later: rng.between(1, 8000) },
+            2 => Step::Ask { to: self.ledger(), key },
+            _ => {
+                let (from, to) = rng.pick(&[("a", "b"), ("b", "a"), ("c", "a"), ("b", "c")]);
+                let millis = rng.pick(&[0, 0, 3000]);
+                Step::Transfer { from: from.to_owned(), to: to.to_owned(), key, millis }
+            }
+        }
+    }
+
     fn call(&mut self) -> Step {
         Step::Call { key: self.key(), bytes: self.bytes() }
     }
@@ -319,6 +390,9 @@ impl<'a> Author<'a> {
     fn step(&mut self, id: &str, at: u64, depth: u32) -> Step {
         let rng = self.rng;
         let child_id = format!("{id}c{at}");
+        if self.entities && rng.once_in(2) {
+            return self.of_entities();
+        }
         match rng.below(if depth > 0 { 20 } else { 12 }) {
             0..=3 => self.call(),
             4 => {

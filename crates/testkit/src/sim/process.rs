@@ -34,21 +34,11 @@ impl Process {
     /// Starts a process, which starts a worker, again if that fails.
     pub(crate) fn start(world: &Arc<World>, name: String, worker_id: String) -> Self {
         let rng = world.rng.fork();
-        let offset = if world.weather.skew_millis == 0 {
-            0
-        } else {
-            let range = world.weather.skew_millis;
-            rng.between(0, 2 * range) as i64 - range as i64
-        };
-        let drift = if world.weather.skew_millis > 0 && rng.once_in(2) {
-            rng.between(0, 400) as i64 - 200
-        } else {
-            0
-        };
-        let clock = Arc::new(SkewedClock::new(world.truth.clone(), offset, drift));
+        let clock = Arc::new(SkewedClock::seeded(world, &rng));
+        let shown = clock.to_string();
         let process = Arc::new(ProcessState::new(name, worker_id, clock));
         let link = Link { network: world.network.clone(), process };
-        world.network.trace.add(&link.process.name, &["process starts"], &format!("clock {offset} ms"));
+        world.network.trace.add(&link.process.name, &["process starts"], &shown);
         let stop = CancellationToken::new();
         let task = tokio::spawn(supervise(world.clone(), link.clone(), rng, stop.clone()));
         Self { link, stop, task }
@@ -124,10 +114,12 @@ async fn supervise(world: Arc<World>, link: Link, rng: Rng, stop: CancellationTo
                 let held = process.held();
                 // A stop waits for the storage only so long.
                 let rates = &world.weather.rates;
-                if !held.is_empty() && rates.hang == 0 && rates.slow == 0 {
+                if !held.is_empty() && rates.hang == 0 && rates.slow == 0 && !process.has_stalled() {
                     world.network.violation(format!("{} has stopped and still holds {held:?}", process.name));
                 }
                 world.network.trace.add(&process.name, &["stopped"], "");
+                // It exits.
+                process.die();
             }
             Err(error) => {
                 process.forget_all();

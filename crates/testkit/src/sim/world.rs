@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use taskhub_azure_storage::{AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub};
+use taskhub_azure_storage::{
+    AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub, PartitionManagerKind,
+};
 use taskhub_client::{ClientError, Start, TaskHubClient};
 use taskhub_core::{
     Clock, InstanceFetch, InstanceId, OrchestrationState, OrchestrationStatus, SeededIds, TaskHubName,
@@ -16,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::clock::SkewedClock;
+use super::entity::{self, ADD, Orphans, ledger};
 use super::interpreter::{ActivityLog, PLAN};
 use super::network::{FaultRates, Link, Network, ProcessState};
 use super::plan::{Author, Plan, Story, event_payload};
@@ -44,12 +47,18 @@ pub(crate) struct Weather {
     pub(crate) lasts: u64,
     /// When workers cannot put messages, and for how long, in milliseconds.
     pub(crate) outage: Option<(u64, u64)>,
+    /// Whether processes stand still again and again and nothing else is done to them: whoever wakes up
+    /// goes on with what another one has taken over.
+    pub(crate) only_stalls: bool,
+    /// Whether entities are used. Clocks then agree: DTFx's sorter drops what a clock that is behind stamps after
+    /// one that is ahead.
+    pub(crate) entities: bool,
     /// Mean time between two things done to a process, in milliseconds; 0 for never.
     pub(crate) troubles_every: u64,
 }
 
 impl Weather {
-    fn of(rng: &Rng) -> Self {
+    fn of(rng: &Rng, entities: bool) -> Self {
         let rate = |often: &[u64]| rng.pick(often);
         let rates = FaultRates {
             lost_before: rate(&[0, 0, 100, 25]),
@@ -61,12 +70,16 @@ impl Weather {
             slow: rate(&[0, 0, 50, 15]),
             death: rate(&[0, 0, 400, 150]),
         };
+        let only_stalls = rng.once_in(5);
+        let skew_millis = rng.pick(&[0, 0, 1000, 6000]);
         Self {
             rates,
-            skew_millis: rng.pick(&[0, 0, 1000, 6000]),
+            only_stalls,
+            entities,
+            skew_millis: if entities { 0 } else { skew_millis },
             lasts: rng.between(15_000, 90_000),
             outage: rng.once_in(6).then(|| (rng.between(2_000, 30_000), rng.between(20_000, 100_000))),
-            troubles_every: rng.pick(&[0, 8_000, 20_000, 40_000]),
+            troubles_every: if only_stalls { 12_000 } else { rng.pick(&[0, 8_000, 20_000, 40_000]) },
         }
     }
 }
@@ -91,6 +104,11 @@ fn settings(rng: &Rng, options: &Options) -> AzureStorageSettings {
     let name = TaskHubName::new("SimHub").expect("letters");
     let visibility = Duration::from_secs(rng.pick(&[20, 30, 60]));
     let mut settings = AzureStorageSettings::new(name, "client");
+    settings.partition_manager = Some(rng.pick(&[
+        PartitionManagerKind::Table,
+        PartitionManagerKind::Safe,
+        PartitionManagerKind::Legacy,
+    ]));
     settings.partition_count = Some(rng.between(1, 4) as u32);
     settings.control_queue_visibility_timeout = visibility;
     settings.work_item_queue_visibility_timeout = visibility;
@@ -116,12 +134,18 @@ impl World {
         let rng = Rng::new(seed);
         let truth: Arc<dyn Clock> = Arc::new(VirtualClock::default());
         let store = MemoryStore::new(truth.clone());
-        let weather = Weather::of(&rng);
+        let weather = Weather::of(&rng, options.entities);
         let settings = settings(&rng, options);
         let extended_sessions_enabled = settings.extended_sessions_enabled;
         let worker_settings = WorkerSettings {
             max_concurrent_task_orchestration_work_items: rng.pick(&[1, 4, 100]),
             max_concurrent_task_activity_work_items: rng.pick(&[1, 3, 10]),
+            max_concurrent_task_entity_work_items: if options.entities {
+                rng.pick(&[1, 4, 100])
+            } else {
+                100
+            },
+            max_entity_operation_batch_size: if options.entities { rng.pick(&[1, 3, 5000]) } else { 5000 },
             extended_sessions_enabled,
             ..WorkerSettings::default()
         };
@@ -154,7 +178,7 @@ impl World {
 
     /// Runs the world to its end; what is wrong with it.
     pub(crate) async fn run(self: Arc<Self>, deaths: mpsc::UnboundedReceiver<String>) -> Vec<String> {
-        let stories = Author::new(&self.rng.fork()).stories(self.weather.lasts);
+        let stories = Author::new(&self.rng.fork(), self.weather.entities).stories(self.weather.lasts);
         for story in &stories {
             self.network.trace.add("story", &[&story.id], &format!("{story:?}"));
         }
@@ -176,10 +200,15 @@ impl World {
         let resuming = tokio::spawn(self.clone().resume_forgotten(stories.clone()));
         let told = tokio::time::timeout_at(deadline, async { while clients.join_next().await.is_some() {} });
         if told.await.is_err() {
+            if entity::has_lock_taken_twice(&self).await {
+                return self.wrong(Vec::new());
+            }
             return self.wrong(vec!["a client does not come to its end".to_owned()]);
         }
         let stuck = self.await_ends(&stories, deadline).await;
-        resuming.abort();
+        if !stuck.is_empty() && entity::has_lock_taken_twice(&self).await {
+            return self.wrong(Vec::new());
+        }
         let mut wrong = Vec::new();
         for id in stuck {
             let state = self.state(&id).await;
@@ -193,6 +222,13 @@ impl World {
             }
             wrong.extend(check::left_behind(&self).await);
         }
+        if self.weather.entities {
+            let free_by = Instant::now() + 20 * RESUME_INTERVAL;
+            while entity::is_any_locked(&self).await && Instant::now() < free_by {
+                tokio::time::sleep(RESUME_INTERVAL).await;
+            }
+        }
+        resuming.abort();
         wrong.extend(check::all(&self, &stories).await);
         fleet.stop().await;
         self.wrong(wrong)
@@ -237,8 +273,10 @@ impl World {
         waiting
     }
 
-    /// Resumes instances for which the request to suspend them has come after the one to resume them.
+    /// Resumes instances for which the request to suspend them has come after the one to resume them, and frees
+    /// entities that were left locked.
     async fn resume_forgotten(self: Arc<Self>, stories: Vec<Story>) {
+        let mut orphans = Orphans::default();
         loop {
             tokio::time::sleep(RESUME_INTERVAL).await;
             for story in &stories {
@@ -247,12 +285,15 @@ impl World {
                     let _ = self.direct.resume(&story.id.as_str().into(), None).await;
                 }
             }
+            if self.weather.entities {
+                orphans.look(&self).await;
+            }
         }
     }
 
     fn client(&self, name: &str) -> TaskHubClient {
         let rng = self.rng.fork();
-        let clock = Arc::new(SkewedClock::new(self.truth.clone(), 0, 0));
+        let clock = Arc::new(SkewedClock::seeded(self, &rng));
         let process = Arc::new(ProcessState::new(name.to_owned(), String::new(), clock.clone()));
         let link = Link { network: self.network.clone(), process };
         let hub = process::open(self, &link, &rng);
@@ -321,7 +362,17 @@ impl World {
                 }
             }
         };
-        tokio::join!(starting, raising, controlling);
+        let signalling = futures::future::join_all(story.signals.iter().map(|(when, to, entry)| {
+            let client = &client;
+            async move {
+                tokio::time::sleep_until(at(*when)).await;
+                let input = Some(serde_json::Value::from(entry.as_str()).to_string());
+                while client.signal_entity(&ledger(to), ADD, input.clone(), None).await.is_err() {
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+            }
+        }));
+        tokio::join!(starting, raising, signalling, controlling);
         if let Some(again) = &story.again {
             loop {
                 let status = self.state(&story.id).await.and_then(|state| state.status);
@@ -330,6 +381,8 @@ impl World {
                 }
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
+            // From another machine, with another clock.
+            let client = self.client(&format!("d-{}", story.id));
             use OrchestrationStatus::{ContinuedAsNew, Pending, Running, Suspended};
             self.start(&client, &story.id, again, &[Running, ContinuedAsNew, Pending, Suspended]).await;
         }
@@ -423,8 +476,9 @@ impl Fleet {
     fn trouble(&mut self) {
         let at = self.rng.below(self.slots.len() as u64) as usize;
         let back_at = Instant::now() + self.rng.millis(0, 25_000);
-        let kind = self.rng.below(4);
-        let stall = self.rng.millis(1000, 120_000);
+        let only_stalls = self.world.weather.only_stalls;
+        let kind = if only_stalls { 3 } else { self.rng.below(4) };
+        let stall = self.rng.millis(1000, if only_stalls { 60_000 } else { 120_000 });
         let slot = &mut self.slots[at];
         match (kind, slot.process.take()) {
             (0, Some(process)) => {
