@@ -16,7 +16,8 @@ cargo test --locked --no-fail-fast -- --include-ignored 2>&1 | tee "$TASKHUB_LOG
 
 # Ten thousand seeds, and every planted fault searched for; see docs/testing.md.
 echo '== simulation'
-TASKHUB_SIM_SEEDS=${TASKHUB_SIM_SEEDS:-10000} TASKHUB_SIM_REPEATED=100 cargo test --locked --release \
+TASKHUB_SIM_SEEDS=${TASKHUB_SIM_SEEDS:-10000} TASKHUB_SIM_ENTITY_SEEDS=${TASKHUB_SIM_ENTITY_SEEDS:-2000} \
+  TASKHUB_SIM_REPEATED=100 cargo test --locked --release \
   -p taskhub-testkit --test simulation -- --include-ignored --nocapture || failed="$failed simulation"
 
 # The optional feature: a second build of half the workspace. Its tests stay on this machine.

@@ -9,21 +9,23 @@
 use taskhub_testkit::sim::{self, Options, Planted, Report};
 
 /// Where each planted fault was found first; some seeds later when the schedule has changed since.
-const FOUND_AT: [(Planted, u64); 14] = [
+const FOUND_AT: [(Planted, u64); 16] = [
     (Planted::DeleteBeforeCommit, 3),
-    (Planted::CommitWithoutEtag, 422),
-    (Planted::ReceiveAfterLease, 8),
-    (Planted::DiscardBeforeStart, 13),
-    (Planted::RowWithoutEtag, 37),
+    (Planted::CommitWithoutEtag, 7),
+    (Planted::ReceiveAfterLease, 20),
+    (Planted::DiscardBeforeStart, 8),
+    (Planted::RowWithoutEtag, 8),
     (Planted::SendAfterCommit, 7),
-    (Planted::KeepReceived, 14),
-    (Planted::RequestBeforeReply, 50),
-    (Planted::BlobsBeforeCommit, 685),
-    (Planted::RepliesInAnyOrder, 27),
-    (Planted::AnyStart, 96),
-    (Planted::OldRows, 10),
-    (Planted::NoRepair, 8),
+    (Planted::KeepReceived, 17),
+    (Planted::RequestBeforeReply, 3),
+    (Planted::BlobsBeforeCommit, 1325),
+    (Planted::RepliesInAnyOrder, 3),
+    (Planted::AnyStart, 10),
+    (Planted::OldRows, 2),
+    (Planted::NoRepair, 15),
     (Planted::IgnoreFailedSend, 18),
+    (Planted::UnstampedRequests, 11),
+    (Planted::KeepLocks, 4),
 ];
 
 fn number(variable: &str, default: u64) -> u64 {

@@ -109,6 +109,12 @@ impl Requests {
         firsts.values().any(|ids| ids.len() > 1) || own.values().any(|times| *times > 1)
     }
 
+    /// Whether that is so of any instance.
+    fn has_anybody_asked_twice(&self) -> bool {
+        let holders: Vec<_> = self.lock().locks.keys().cloned().collect();
+        holders.iter().any(|holder| self.has_asked_twice(holder))
+    }
+
     /// How often an entry may have been added. DTFx's sorter drops whatever comes again of one execution of an
     /// orchestration; what another execution of it sends makes it forget the one before.
     fn most(&self, entry: &str) -> usize {
@@ -157,14 +163,14 @@ impl Orphans {
     }
 }
 
-/// Whether an entity is locked by who has asked for its lock twice. In DTFx's protocol the second one may come
+/// Whether an entity is locked and somebody has asked for a lock twice. In DTFx's protocol the second one may come
 /// when the first has been given back, and then stands in the way of whoever locks in order: a deadlock, about
 /// which nothing can be said.
 pub(crate) async fn has_lock_taken_twice(world: &World) -> bool {
     for key in LEDGERS {
         if let Ok(Some(entity)) = world.direct.read_entity(&ledger(key)).await
             && let Some(holder) = entity.locked_by
-            && world.network.requests.has_asked_twice(holder.as_str())
+            && world.network.requests.has_anybody_asked_twice()
         {
             world.network.trace.add("world", &["deadlock", key, holder.as_str()], "");
             return true;
