@@ -258,7 +258,7 @@ impl Shared {
         };
         let (stale, early): (Vec<_>, Vec<_>) = early.into_iter().partition(is_stale);
         if let Err(e) = checkpoint::delete_all(self, &stale).await {
-            tracing::warn!(hub = %self.hub.name(), error = e.chain(), "cannot delete a processed message");
+            tracing::debug!(hub = %self.hub.name(), error = e.chain(), "cannot delete an answer that nobody waits for");
         }
         for message in &early {
             tracing::info!(
