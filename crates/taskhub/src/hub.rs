@@ -9,6 +9,7 @@ use taskhub_storage::StorageAccount;
 use taskhub_storage::azure::{AzureOptions, AzureStore};
 use taskhub_storage::connection::{ConnectionSettings, ConnectionStringError};
 use taskhub_storage::memory::MemoryStore;
+use taskhub_storage::request::OperationCounts;
 use taskhub_worker::{Worker, WorkerBuilder};
 
 /// Environment variable with the connection string; with the feature `entra`, `…__accountName` beside it
@@ -51,6 +52,7 @@ pub enum OpenError {
 #[derive(Debug, Clone)]
 pub struct TaskHub {
     hub: Hub,
+    requests: OperationCounts,
 }
 
 impl TaskHub {
@@ -79,7 +81,7 @@ impl TaskHub {
         };
         let mut settings = settings(&name)?;
         settings.app_name = app_name(variable);
-        Self::open(connected(&connection)?, settings)
+        Self::connected(&connection, settings)
     }
 
     /// A hub in the account of a connection string, with default settings.
@@ -87,10 +89,16 @@ impl TaskHub {
     /// # Errors
     /// The connection string or the name is wrong.
     pub fn connect(connection_string: &str, name: &str) -> Result<Self, OpenError> {
-        Self::open(connected(&ConnectionSettings::parse(connection_string)?)?, settings(name)?)
+        Self::connected(&ConnectionSettings::parse(connection_string)?, settings(name)?)
     }
 
-    /// A hub in an account, with settings of your own.
+    fn connected(connection: &ConnectionSettings, settings: AzureStorageSettings) -> Result<Self, OpenError> {
+        let options = AzureOptions::default();
+        let account = AzureStore::connect(connection, &options)?;
+        Ok(Self { requests: options.counts, ..Self::open(account, settings)? })
+    }
+
+    /// A hub in an account, with settings of your own. The account counts its requests itself, or not.
     ///
     /// # Errors
     /// A setting is out of its range.
@@ -108,7 +116,7 @@ impl TaskHub {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
     ) -> Result<Self, OpenError> {
-        Ok(Self { hub: Hub::new(settings, account, clock, ids)? })
+        Ok(Self { hub: Hub::new(settings, account, clock, ids)?, requests: OperationCounts::default() })
     }
 
     /// An empty hub in memory, gone with the last of its workers and clients: for tests. With a clock that
@@ -135,14 +143,15 @@ impl TaskHub {
         client.with_environment(self.hub.clock.clone(), self.hub.ids.clone())
     }
 
+    /// What the requests to the account cost, unless it came from outside ([`TaskHub::open`]).
+    pub fn requests(&self) -> &OperationCounts {
+        &self.requests
+    }
+
     /// The hub itself: settings, resource names, services.
     pub fn hub(&self) -> &Hub {
         &self.hub
     }
-}
-
-fn connected(connection: &ConnectionSettings) -> Result<StorageAccount, OpenError> {
-    Ok(AzureStore::connect(connection, &AzureOptions::default())?)
 }
 
 /// Existing hubs of Durable Functions may have names that a new one should not have.

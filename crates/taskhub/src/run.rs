@@ -2,6 +2,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use taskhub_azure_storage::metrics::register_requests;
 use taskhub_core::ServiceError;
 use taskhub_http::prometheus_client::registry::Registry;
 use taskhub_http::{Health, ProbeError, ServeError, Server, health, livez_at, probe};
@@ -80,6 +81,7 @@ impl TaskHub {
     pub async fn run(&self, worker: Worker) -> Result<(), RunError> {
         let mut options = RunOptions::from_env()?;
         self.hub().metrics.register(&mut options.metrics);
+        register_requests(self.requests(), &mut options.metrics);
         worker.metrics().register(&mut options.metrics);
         run(worker, options, on_signals().map_err(RunError::Signals)?).await
     }

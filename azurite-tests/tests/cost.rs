@@ -1,0 +1,131 @@
+//! What `taskhub bench` says of its requests is what the emulator has answered: its access log knows nothing of
+//! our counting.
+
+#![allow(clippy::print_stdout, reason = "the test that starts it reads the figures")]
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use azurite_tests::{connection, process::taskhub};
+use serde_json::Value;
+
+/// Name of the variable with the emulator's log.
+const LOG_VARIABLE: &str = "TASKHUB_TEST_ACCESS_LOG";
+
+/// `METHOD path?query` of all requests in the log.
+fn logged() -> Result<Vec<String>> {
+    let log = std::env::var(LOG_VARIABLE).context("no access log")?;
+    let text = std::fs::read_to_string(log)?;
+    // 127.0.0.1 - - [21/Nov/2026:15:00:00 +0000] "GET /devstoreaccount1/q/messages HTTP/1.1" 200 -
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split('"').nth(1)?.strip_suffix(" HTTP/1.1"))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// The operation behind a request, as the service's reference has it; what two services spell alike is one.
+fn operation(request: &str) -> String {
+    let (method, rest) = request.split_once(' ').unwrap_or((request, ""));
+    let path_and_query = rest.strip_prefix("/devstoreaccount1").unwrap_or(rest);
+    let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+    let asks = |what: &str| query.split('&').any(|part| part == what);
+    let depth = path.split('/').filter(|part| !part.is_empty()).count();
+    let name = match method {
+        "GET" if depth == 0 && asks("comp=list") => "ListQueues or ListContainers",
+        "GET" if path == "/Tables" => "ListTables",
+        "POST" if path == "/Tables" => "CreateTable",
+        "DELETE" if path.starts_with("/Tables(") => "DeleteTable",
+        "POST" if path == "/$batch" => "EntityGroupTransaction",
+        "GET" if path.ends_with("/messages") && asks("peekonly=true") => "PeekMessages",
+        "GET" if path.ends_with("/messages") => "GetMessages",
+        "POST" if path.ends_with("/messages") => "PutMessage",
+        "PUT" if path.contains("/messages/") => "UpdateMessage",
+        "DELETE" if path.contains("/messages/") => "DeleteMessage",
+        "GET" | "HEAD" if depth == 1 && asks("comp=metadata") => "GetQueueMetadata",
+        "PUT" if asks("comp=lease") => "a lease",
+        "PUT" if depth == 1 && asks("restype=container") => "CreateContainer",
+        "DELETE" if depth == 1 && asks("restype=container") => "DeleteContainer",
+        "GET" if depth == 1 && asks("comp=list") => "ListBlobs",
+        "GET" if path.ends_with("()") => "QueryEntities",
+        "GET" if path.ends_with(')') => "GetEntity",
+        "PUT" | "PATCH" | "MERGE" | "POST" if path.ends_with(')') => "a write of an entity",
+        "DELETE" if path.ends_with(')') => "DeleteEntity",
+        "POST" if depth == 1 => "a write of an entity",
+        "PUT" if depth == 1 => "CreateQueue",
+        "DELETE" if depth == 1 => "DeleteQueue",
+        "PUT" => "PutBlob",
+        "GET" => "GetBlob",
+        "HEAD" => "GetBlobProperties",
+        "DELETE" => "DeleteBlob",
+        _ => request,
+    };
+    name.to_owned()
+}
+
+/// The same names for what the program has counted.
+fn spelt_alike(operation: &str) -> &str {
+    match operation {
+        "ListQueues" | "ListContainers" => "ListQueues or ListContainers",
+        "AcquireLease" | "RenewLease" | "ChangeLease" | "ReleaseLease" | "BreakLease" => "a lease",
+        "InsertEntity" | "UpdateEntity" | "MergeEntity" | "InsertOrReplaceEntity" | "InsertOrMergeEntity" => {
+            "a write of an entity"
+        }
+        other => other,
+    }
+}
+
+/// On an emulator that logs and that nobody else uses.
+fn counted_and_logged() -> Result<()> {
+    for arguments in [
+        &["--scenario", "isolated"][..],
+        &["--scenario", "throughput", "--instances", "40", "--concurrency", "8"],
+        &["--scenario", "entities", "--signals", "20"],
+    ] {
+        let before = logged()?.len();
+        let mut command = Command::new(taskhub());
+        command.args(["bench", "--output", "json"]).args(arguments);
+        let output = command.args(["--connection-string", &connection()]).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        let lines = report["cost"]["lines"].as_array().context("no lines")?;
+        let mut counted = BTreeMap::new();
+        for line in lines {
+            let name = spelt_alike(line["operation"].as_str().context("no operation")?).to_owned();
+            *counted.entry(name).or_insert(0) += line["requests"].as_u64().context("no number")?;
+        }
+        let mut found = BTreeMap::new();
+        for request in &logged()?[before..] {
+            *found.entry(operation(request)).or_insert(0) += 1;
+        }
+        ensure!(counted == found, "{arguments:?}: {counted:?} counted, {found:?} logged");
+        let all: u64 = counted.values().sum();
+        ensure!(report["cost"]["requests"] == all && all > 30, "{report}");
+        let mut names = lines.iter().filter_map(|line| line["orchestration"].as_str());
+        ensure!(names.any(|name| name == "HelloSequence" || name.starts_with('@')), "{report}");
+        println!("{arguments:?}: {all} requests, difference 0");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_request_of_a_measurement_is_on_its_bill_and_nothing_else() -> Result<()> {
+    if std::env::var_os(LOG_VARIABLE).is_some() {
+        return counted_and_logged();
+    }
+    // Once more, with an emulator for itself.
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/azurite.sh");
+    let mut command = Command::new(script);
+    command.args(["run", "--"]).arg(std::env::current_exe()?);
+    command.args([
+        "--exact",
+        "--nocapture",
+        "every_request_of_a_measurement_is_on_its_bill_and_nothing_else",
+    ]);
+    let output = command.env(LOG_VARIABLE, "1").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(text.matches("difference 0").count() == 3, "{text}");
+    Ok(())
+}
