@@ -337,6 +337,12 @@ impl Shared {
             let target = &m.target().execution_id;
             target.is_some() && target != current
         });
+        let session = self.sessions.tracked(token).and_then(|(instance, _)| instance.execution_id);
+        if foreign.is_empty() && session.is_some() && session != *current {
+            // What was for the session's execution has been put back; these are for the current one.
+            self.sessions.admit(token, Vec::new(), wanted);
+            return Ok(());
+        }
         if foreign.is_empty() {
             // The row's own history is gone: a purge was cut off, or the row was written first.
             if self.is_young(row.state.last_updated_at) || wanted.iter().any(|m| self.is_young(m.inserted_at))
