@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use taskhub_azure_storage::message::{self, Decoded};
 use taskhub_client::CleanEntities;
 use taskhub_core::{EventKind, OrchestrationStatus};
-use taskhub_entities::{EntityId, RequestMessage};
+use taskhub_entities::{EntityId, EntityStatus, RequestMessage};
 use taskhub_worker::{EntityContext, OperationError, Reply, WorkerBuilder};
 
 use super::plan::Story;
@@ -141,11 +141,10 @@ impl Orphans {
     pub(crate) async fn look(&mut self, world: &World) {
         let mut seen = BTreeMap::new();
         for key in LEDGERS {
-            let Ok(Some(entity)) = world.direct.read_entity(&ledger(key)).await else { continue };
-            let Some(holder) = entity.locked_by else { continue };
-            let status = world.state(holder.as_str()).await.and_then(|state| state.status);
+            let Some(holder) = lock_holder(world, key).await else { continue };
+            let status = world.state(&holder).await.and_then(|state| state.status);
             if status.is_none_or(OrchestrationStatus::is_terminal) {
-                let pair = (key.to_owned(), holder.to_string());
+                let pair = (key.to_owned(), holder);
                 let times = self.seen.get(&pair).copied().unwrap_or(0) + 1;
                 seen.insert(pair, times);
             }
@@ -163,16 +162,21 @@ impl Orphans {
     }
 }
 
+/// Who has locked an entity, be it one without a state.
+async fn lock_holder(world: &World, key: &str) -> Option<String> {
+    let row = world.state(&ledger(key).to_string()).await?;
+    EntityStatus::from_json(row.custom_status.as_deref()?).ok()?.locked_by
+}
+
 /// Whether an entity is locked and somebody has asked for a lock twice. In DTFx's protocol the second one may come
 /// when the first has been given back, and then stands in the way of whoever locks in order: a deadlock, about
 /// which nothing can be said.
 pub(crate) async fn has_lock_taken_twice(world: &World) -> bool {
     for key in LEDGERS {
-        if let Ok(Some(entity)) = world.direct.read_entity(&ledger(key)).await
-            && let Some(holder) = entity.locked_by
+        if let Some(holder) = lock_holder(world, key).await
             && world.network.requests.has_anybody_asked_twice()
         {
-            world.network.trace.add("world", &["deadlock", key, holder.as_str()], "");
+            world.network.trace.add("world", &["deadlock", key, &holder], "");
             return true;
         }
     }
@@ -182,12 +186,7 @@ pub(crate) async fn has_lock_taken_twice(world: &World) -> bool {
 /// Whether any entity is locked.
 pub(crate) async fn is_any_locked(world: &World) -> bool {
     for key in LEDGERS {
-        if world
-            .direct
-            .read_entity(&ledger(key))
-            .await
-            .is_ok_and(|e| e.is_some_and(|e| e.locked_by.is_some()))
-        {
+        if lock_holder(world, key).await.is_some() {
             return true;
         }
     }
