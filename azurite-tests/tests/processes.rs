@@ -36,7 +36,7 @@ async fn is_handed_back(hub: &TestHub) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the activity of `instance` is under way: its request has been received.
+/// Waits until the activity of `instance` is under way: its request, the only one in the hub, has been received.
 async fn runs_its_activity(hub: &TestHub, instance: &str) {
     hub.until_event(instance, "TaskScheduled").await;
     eventually("the request to be received", async || {
@@ -53,12 +53,12 @@ async fn a_terminated_worker_finishes_what_runs_hands_the_rest_back_and_exits_wi
         let (client, site) = (hub.client()?, site(hub)?);
         let mut worker = site.start("first", "first", &[])?;
         worker.runs().await;
-        client.start(Start::new("SlowOne").instance_id("slow").raw_input("4000")).await?;
+        client.start(Start::new("SlowOne").instance_id("slow").raw_input("8000")).await?;
+        runs_its_activity(hub, "slow").await;
         for n in 0..10 {
             let chain = Start::new("Loop").instance_id(format!("chain-{n}")).raw_input("200");
             client.start(chain).await?;
         }
-        runs_its_activity(hub, "slow").await;
         hub.until_event("chain-9", "TaskCompleted").await;
 
         worker.send(Signal::Terminate).await?;
