@@ -9,7 +9,7 @@ use taskhub_core::{
     Clock, ErrorKind, GiveBackReason, InstanceId, LockToken, OrchestrationService, ServiceError, TaskMessage,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::dispatcher::Processed;
 use crate::give_back::{GaveBack, reason_of};
@@ -74,15 +74,26 @@ impl InstanceWork {
         })
     }
 
-    /// What follows from the answer to a commit.
+    /// Consumes messages that are stale, without storing anything.
+    pub(crate) async fn discard(&self, token: LockToken, instance_id: &InstanceId) -> Next {
+        debug!(instance = %instance_id, "stale messages discarded");
+        let discarded = self.service.discard_orchestration(token).await;
+        self.stored(token, instance_id, "discarded", discarded, true).await
+    }
+
+    /// What follows from the answer to a commit, which counts under `outcome` when it is stored.
     pub(crate) async fn stored(
         &self,
         token: LockToken,
         instance_id: &InstanceId,
+        outcome: &'static str,
         stored: Result<(), ServiceError>,
         resumable: bool,
     ) -> Next {
-        let Err(error) = stored else { return Next::Stored { resumable } };
+        let Err(error) = stored else {
+            self.gave_back.metrics.ended(self.kind, outcome);
+            return Next::Stored { resumable };
+        };
         let processed = if error.kind() == ErrorKind::SessionAborted {
             info!(instance = %instance_id, error = error.chain(), "another worker has the instance");
             Processed::Ok

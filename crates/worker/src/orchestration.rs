@@ -110,14 +110,7 @@ impl OrchestrationWork {
                 let resumable = !is_split && !commit.status.is_terminal();
                 self.complete(token, instance_id, commit, resumable).await
             }
-            Ok((EpisodeOutcome::Discard, _)) => {
-                debug!(instance = %instance_id, "stale messages discarded");
-                let discarded = self.base.service.discard_orchestration(token).await;
-                if discarded.is_ok() {
-                    self.base.gave_back.metrics.ended(KIND, "discarded");
-                }
-                self.base.stored(token, instance_id, discarded, true).await
-            }
+            Ok((EpisodeOutcome::Discard, _)) => self.base.discard(token, instance_id).await,
             Ok((EpisodeOutcome::Reject { version }, _)) => {
                 let name = state.started().map(|s| s.name.clone()).unwrap_or_default();
                 if self.base.gave_back.is_due(KIND, &format!("{name} {version}"), self.base.clock.now()) {
@@ -173,12 +166,9 @@ impl OrchestrationWork {
             timers = commit.timer_messages.len(),
             "episode ended"
         );
-        let failed = commit.status == OrchestrationStatus::Failed;
+        let outcome = if commit.status == OrchestrationStatus::Failed { "failed" } else { "completed" };
         let stored = self.base.service.complete_orchestration(token, commit).await;
-        if stored.is_ok() {
-            self.base.gave_back.metrics.ended(KIND, if failed { "failed" } else { "completed" });
-        }
-        self.base.stored(token, instance_id, stored, resumable).await
+        self.base.stored(token, instance_id, outcome, stored, resumable).await
     }
 
     /// Logs why an episode did not end.

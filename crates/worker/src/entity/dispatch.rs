@@ -87,12 +87,7 @@ impl EntityWork {
         let batch = match entity.receive(messages, self.base.clock.now(), &self.settings) {
             Ok(Some(batch)) => batch,
             Ok(None) => {
-                debug!(instance = %instance_id, "stale messages discarded");
-                let discarded = self.base.service.discard_orchestration(token).await;
-                if discarded.is_ok() {
-                    self.base.gave_back.metrics.ended(KIND, "discarded");
-                }
-                return self.base.stored(token, instance_id, discarded, true).await;
+                return self.base.discard(token, instance_id).await;
             }
             Err(error) => {
                 return Next::GivenBack(self.unusable(token, instance_id, attempt, &error).await);
@@ -162,10 +157,7 @@ impl EntityWork {
         let messages = commit.orchestrator_messages.len();
         debug!(instance = %instance_id, operations, messages, "batch of an entity ended");
         let stored = self.base.service.complete_orchestration(token, commit).await;
-        if stored.is_ok() {
-            self.base.gave_back.metrics.ended(KIND, "completed");
-        }
-        self.base.stored(token, instance_id, stored, true).await
+        self.base.stored(token, instance_id, "completed", stored, true).await
     }
 
     async fn unusable(
