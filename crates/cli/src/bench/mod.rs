@@ -110,6 +110,21 @@ impl Progress<'_> {
             self.say(&format!("{what} ({} of {of}) ...", round + 1))
         }
     }
+
+    /// Measures `of` times.
+    async fn rounds<T>(
+        &mut self,
+        what: &str,
+        of: u32,
+        mut measure: impl AsyncFnMut() -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut runs = Vec::new();
+        for round in 0..of {
+            self.round(what, round, of)?;
+            runs.push(measure().await?);
+        }
+        Ok(runs)
+    }
 }
 
 async fn measure_replay(args: &BenchArgs, report: &mut Report, progress: &mut Progress<'_>) -> Result<()> {
@@ -148,11 +163,9 @@ async fn measure_throughput(
     report: &mut Report,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
-    let mut runs = Vec::new();
-    for round in 0..args.repeat {
-        progress.round(&format!("throughput: {} instances", args.instances), round, args.repeat)?;
-        runs.push(throughput::measure(place, args.instances, args.concurrency).await?);
-    }
+    let what = format!("throughput: {} instances", args.instances);
+    let measure = async || throughput::measure(place, args.instances, args.concurrency).await;
+    let runs = progress.rounds(&what, args.repeat, measure).await?;
     report.throughput(place, args.concurrency, &Runs::new(runs, throughput::Throughput::rate));
     Ok(())
 }
@@ -163,11 +176,7 @@ async fn measure_isolated(
     report: &mut Report,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
-    let mut runs = Vec::new();
-    for round in 0..args.repeat {
-        progress.round("isolated", round, args.repeat)?;
-        runs.push(isolated::measure(place).await?);
-    }
+    let runs = progress.rounds("isolated", args.repeat, async || isolated::measure(place).await).await?;
     report.isolated(place, &Runs::new(runs, |run| run.latency.as_secs_f64()));
     Ok(())
 }
@@ -180,12 +189,9 @@ async fn measure_entities(
 ) -> Result<()> {
     let mut all = Vec::new();
     for entities in entities::ENTITIES {
-        let mut runs = Vec::new();
-        for round in 0..args.repeat {
-            let what = format!("entities: {} signals to {entities}", args.signals);
-            progress.round(&what, round, args.repeat)?;
-            runs.push(entities::measure(place, entities, args.signals, args.concurrency).await?);
-        }
+        let what = format!("entities: {} signals to {entities}", args.signals);
+        let measure = async || entities::measure(place, entities, args.signals, args.concurrency).await;
+        let runs = progress.rounds(&what, args.repeat, measure).await?;
         all.push(Runs::new(runs, entities::Signalled::rate));
     }
     report.entities(place, args.concurrency, &all);
@@ -201,11 +207,8 @@ async fn measure_fleet(
     let cases = if args.case.is_empty() { &FleetCase::ALL[..] } else { &args.case };
     let mut all = Vec::new();
     for case in cases {
-        let mut runs = Vec::new();
-        for round in 0..args.repeat {
-            progress.round(&format!("fleet: {}", case.name()), round, args.repeat)?;
-            runs.push(fleet::measure(place, *case).await?);
-        }
+        let what = format!("fleet: {}", case.name());
+        let runs = progress.rounds(&what, args.repeat, async || fleet::measure(place, *case).await).await?;
         all.push(Runs::new(runs, fleet::Disturbed::figure));
     }
     report.fleet(place, &all);
@@ -220,11 +223,9 @@ async fn measure_balance(
 ) -> Result<()> {
     let mut all = Vec::new();
     for partitions in balance::PARTITIONS {
-        let mut runs = Vec::new();
-        for round in 0..args.repeat {
-            progress.round(&format!("balance: {partitions} partitions"), round, args.repeat)?;
-            runs.push(balance::measure(place, partitions).await?);
-        }
+        let what = format!("balance: {partitions} partitions");
+        let measure = async || balance::measure(place, partitions).await;
+        let runs = progress.rounds(&what, args.repeat, measure).await?;
         all.push(Runs::new(runs, balance::Balanced::slowest));
     }
     report.balance(place, &all);
