@@ -112,11 +112,11 @@ impl Progress<'_> {
     }
 
     /// Measures `of` times.
-    async fn rounds<T>(
+    async fn rounds<T, F: Future<Output = Result<T>>>(
         &mut self,
         what: &str,
         of: u32,
-        mut measure: impl AsyncFnMut() -> Result<T>,
+        measure: impl Fn() -> F,
     ) -> Result<Vec<T>> {
         let mut runs = Vec::new();
         for round in 0..of {
@@ -164,7 +164,7 @@ async fn measure_throughput(
     progress: &mut Progress<'_>,
 ) -> Result<()> {
     let what = format!("throughput: {} instances", args.instances);
-    let measure = async || throughput::measure(place, args.instances, args.concurrency).await;
+    let measure = || throughput::measure(place, args.instances, args.concurrency);
     let runs = progress.rounds(&what, args.repeat, measure).await?;
     report.throughput(place, args.concurrency, &Runs::new(runs, throughput::Throughput::rate));
     Ok(())
@@ -176,7 +176,7 @@ async fn measure_isolated(
     report: &mut Report,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
-    let runs = progress.rounds("isolated", args.repeat, async || isolated::measure(place).await).await?;
+    let runs = progress.rounds("isolated", args.repeat, || isolated::measure(place)).await?;
     report.isolated(place, &Runs::new(runs, |run| run.latency.as_secs_f64()));
     Ok(())
 }
@@ -190,7 +190,7 @@ async fn measure_entities(
     let mut all = Vec::new();
     for entities in entities::ENTITIES {
         let what = format!("entities: {} signals to {entities}", args.signals);
-        let measure = async || entities::measure(place, entities, args.signals, args.concurrency).await;
+        let measure = || entities::measure(place, entities, args.signals, args.concurrency);
         let runs = progress.rounds(&what, args.repeat, measure).await?;
         all.push(Runs::new(runs, entities::Signalled::rate));
     }
@@ -208,7 +208,7 @@ async fn measure_fleet(
     let mut all = Vec::new();
     for case in cases {
         let what = format!("fleet: {}", case.name());
-        let runs = progress.rounds(&what, args.repeat, async || fleet::measure(place, *case).await).await?;
+        let runs = progress.rounds(&what, args.repeat, || fleet::measure(place, *case)).await?;
         all.push(Runs::new(runs, fleet::Disturbed::figure));
     }
     report.fleet(place, &all);
@@ -224,7 +224,7 @@ async fn measure_balance(
     let mut all = Vec::new();
     for partitions in balance::PARTITIONS {
         let what = format!("balance: {partitions} partitions");
-        let measure = async || balance::measure(place, partitions).await;
+        let measure = || balance::measure(place, partitions);
         let runs = progress.rounds(&what, args.repeat, measure).await?;
         all.push(Runs::new(runs, balance::Balanced::slowest));
     }
