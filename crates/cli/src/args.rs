@@ -180,7 +180,7 @@ pub enum Command {
     Cost(CostArgs),
     /// Show what a task hub does, on the embedded store or on a storage emulator
     Demo(DemoArgs),
-    /// Measure replay, codec, throughput and requests; nothing is left behind
+    /// Measure replay, codec and orchestrations: speed, latency, requests, CPU time; nothing is left behind
     Bench(BenchArgs),
     /// Print the script that completes command lines of this program in a shell
     Completions(CompletionsArgs),
@@ -510,6 +510,10 @@ pub struct WorkerArgs {
     /// Append a line of JSON to this file for every activity that has run
     #[arg(long, value_name = "FILE")]
     pub activity_log: Option<PathBuf>,
+    /// Append a line of JSON to this file when the worker has ended: what its storage requests cost, as `cost`
+    /// tells it
+    #[arg(long, value_name = "FILE")]
+    pub cost_log: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the type says it")]
     pub create: CreateArgs,

@@ -1,13 +1,17 @@
 //! `cost`: what the requests of a process cost, and the tables of it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use taskhub_azure_storage::metrics::REQUESTS_METRIC;
+use taskhub_core::WorkerId;
 use taskhub_http::fetch;
-use taskhub_storage::request::Cost;
+use taskhub_storage::request::{Cost, OperationCounts};
 
 use crate::Exit;
 use crate::args::{CostArgs, OutputForm};
@@ -15,10 +19,10 @@ use crate::console::Console;
 use crate::table::Table;
 
 /// Requests of one kind; see [`taskhub_storage::request::Cost`].
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Line {
     /// `None`: what serves all of them, such as polling and leases.
-    pub(crate) orchestration: Option<Arc<str>>,
+    pub(crate) orchestration: Option<String>,
     pub(crate) meter: String,
     pub(crate) operation: String,
     pub(crate) requests: u64,
@@ -27,7 +31,7 @@ pub(crate) struct Line {
 impl From<Cost> for Line {
     fn from(cost: Cost) -> Self {
         Self {
-            orchestration: cost.orchestration,
+            orchestration: cost.orchestration.map(|name| name.to_string()),
             meter: cost.meter.name().to_owned(),
             operation: cost.operation.to_owned(),
             requests: cost.requests,
@@ -83,19 +87,38 @@ pub(crate) fn tables(lines: &[Line]) -> [Table; 3] {
 }
 
 pub(crate) fn document(lines: &[Line]) -> Value {
-    let each = lines.iter().map(|line| {
-        json!({
-            "orchestration": line.orchestration.as_deref(),
-            "meter": line.meter,
-            "operation": line.operation,
-            "requests": line.requests,
-        })
-    });
     json!({
         "requests": lines.iter().map(|l| l.requests).sum::<u64>(),
         "meters": sums(lines.iter().map(|l| (&*l.meter, l.requests))),
-        "lines": each.collect::<Vec<_>>(),
+        "lines": lines,
     })
+}
+
+/// `worker --cost-log`: appends what a worker that has ended has sent, as one line. Several processes may share the
+/// file.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn append_to(path: &Path, worker_id: &WorkerId, counts: &OperationCounts) -> Result<()> {
+    let lines: Vec<Line> = counts.costs().into_iter().map(Line::from).collect();
+    let mut document = document(&lines);
+    document["worker"] = json!(worker_id.as_str());
+    let write = || {
+        File::options().create(true).append(true).open(path)?.write_all(format!("{document}\n").as_bytes())
+    };
+    write().with_context(|| format!("could not write the cost log. file=`{}`", path.display()))
+}
+
+/// The bills in a text of [`append_to`], one for each worker.
+///
+/// # Errors
+/// It is something else.
+pub(crate) fn read_log(text: &str) -> Result<Vec<Vec<Line>>> {
+    let bill = |line: &str| -> Result<Vec<Line>> {
+        let mut document: Value = serde_json::from_str(line)?;
+        Ok(serde_json::from_value(document["lines"].take())?)
+    };
+    text.lines().map(bill).collect()
 }
 
 /// The lines of our metric in an OpenMetrics text.
@@ -129,20 +152,22 @@ fn parse_line(rest: &str) -> Option<Line> {
         }
     }
     let requests = rest.strip_prefix("} ")?.split(' ').next()?.parse().ok()?;
-    let orchestration = labels.remove("orchestration").filter(|name| !name.is_empty()).map(Arc::from);
+    let orchestration = labels.remove("orchestration").filter(|name| !name.is_empty());
     let (meter, operation) = (labels.remove("meter")?, labels.remove("operation")?);
     Some(Line { orchestration, meter, operation, requests })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use clap::Parser;
     use taskhub_azure_storage::metrics::register_requests;
     use taskhub_core::SystemClock;
     use taskhub_http::prometheus_client::registry::Registry;
     use taskhub_http::{Health, Server, health};
     use taskhub_storage::memory::MemoryStore;
-    use taskhub_storage::request::{OperationCounts, RequestSettings, on_behalf_of};
+    use taskhub_storage::request::{RequestSettings, on_behalf_of};
 
     use super::*;
     use crate::args::Cli;
@@ -195,6 +220,30 @@ mod tests {
             assert!(text.lines().any(|l| words(l) == words(line)), "{line}: {text}");
         }
         server.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn workers_that_share_a_cost_log_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("costs.jsonl");
+        let counts = OperationCounts::default();
+        let account =
+            MemoryStore::new(Arc::new(SystemClock)).account().layered(RequestSettings::default(), &counts);
+        append_to(&path, &WorkerId::new("idle"), &counts).unwrap();
+        let name: Arc<str> = "a\nb".into();
+        on_behalf_of(Some(name), account.queues.create_queue("queue")).await.unwrap();
+        append_to(&path, &WorkerId::new("busy"), &counts).unwrap();
+        let line = Line {
+            orchestration: Some("a\nb".to_owned()),
+            meter: "queue class 1".to_owned(),
+            operation: "CreateQueue".to_owned(),
+            requests: 1,
+        };
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(read_log(&text).unwrap(), [vec![], vec![line]]);
+        assert!(text.lines().nth(1).unwrap().contains(r#""worker":"busy""#), "{text}");
+        assert!(append_to(directory.path(), &WorkerId::new("w"), &counts).is_err());
+        assert!(read_log("{}").is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use taskhub_worker::{Worker, WorkerSettings, WorkerState};
 use crate::args::{CommonArgs, WorkerArgs};
 use crate::config::{Environment, HostJson, HubConfig};
 use crate::console::Console;
-use crate::{Exit, activity_log, wire};
+use crate::{Exit, activity_log, cost, wire};
 
 /// Runs a worker with the sample functions until it is told to stop.
 pub(crate) async fn run(
@@ -65,7 +65,11 @@ pub(crate) async fn run(
     if let Some(server) = server {
         server.stop().await?;
     }
-    ended
+    let exit = ended?;
+    if let Some(path) = args.cost_log {
+        cost::append_to(&path, &worker_id, &counts)?;
+    }
+    Ok(exit)
 }
 
 /// Tells how far the worker is, until it has ended.

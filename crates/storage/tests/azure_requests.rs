@@ -11,9 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskhub_core::Timestamp;
 use taskhub_storage::connection::{AccessToken, Credential, Secret, TokenProvider};
+use taskhub_storage::request::OperationCounts;
 use taskhub_storage::{Condition, Entity, ErrorKind, TableOperation, TableQuery};
 
-use support::{Server, answer, busy, key};
+use support::{SILENCE, Server, answer, busy, key};
 
 const PUT: &str = "<?xml version=\"1.0\"?><QueueMessagesList><QueueMessage><MessageId>id</MessageId>\
     <InsertionTime>Thu, 15 Jan 2026 09:30:00 GMT</InsertionTime>\
@@ -51,6 +52,26 @@ async fn the_service_says_how_long_to_wait() {
     let started = tokio::time::Instant::now();
     server.account(key()).queues.put_message("queue", "x", Duration::ZERO).await.unwrap();
     assert!(started.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn requests_are_counted_whatever_becomes_of_them() {
+    let counts = OperationCounts::default();
+    let server = Server::start(&[&busy(), &answer("201 Created", "", PUT), SILENCE]).await;
+    let account = server.counted_account(key(), &counts);
+    account.queues.put_message("queue", "x", Duration::ZERO).await.unwrap();
+    assert_eq!(counts.of("PutMessage").count, 2);
+    // Nobody waits for the third.
+    let seen = async {
+        while server.requests.lock().unwrap().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        put = account.queues.put_message("queue", "x", Duration::ZERO) => panic!("{put:?}"),
+        () = seen => {}
+    }
+    assert_eq!((counts.of("PutMessage").count, counts.of("PutMessage").errors), (3, 2));
 }
 
 #[tokio::test]

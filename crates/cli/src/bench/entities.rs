@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::requests::{Purpose, Requests, settle};
-use super::rig::{Place, Rig, Signals};
+use super::rig::{ClientPlace, Place, Rig, Signals};
 
 /// How many entities share the signals.
 pub(super) const ENTITIES: [u32; 2] = [1, 100];
@@ -68,7 +68,7 @@ pub(super) async fn measure(
     signals: u32,
     concurrency: u32,
 ) -> Result<Signalled> {
-    let mut rig = Rig::start(place).await?;
+    let mut rig = Rig::start(place, place.cadence, ClientPlace::WithTheWorker).await?;
     let measured = run(&mut rig, entities, signals, concurrency).await;
     let stopped = rig.stop().await;
     let measured = measured?;

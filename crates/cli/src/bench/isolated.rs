@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::Instant;
 
+use super::orchestrations::Case;
 use super::requests::{Requests, settle};
-use super::rig::{Place, Rig};
+use super::rig::{ClientPlace, Place, Rig};
 
 /// What the .NET worker sends for an isolated `HelloSequence`, besides empty polls and leases: counted in
 /// a recorded run of `DurableTask.AzureStorage` 2.9.1.
@@ -35,7 +36,7 @@ pub(super) struct Isolated {
 
 /// Runs one orchestration to warm up, waits until nothing is left to do, then counts another one.
 pub(super) async fn measure(place: &Place) -> Result<Isolated> {
-    let mut rig = Rig::start(place).await?;
+    let mut rig = Rig::start(place, place.cadence, ClientPlace::Elsewhere).await?;
     let measured = run(&mut rig).await;
     let stopped = rig.stop().await;
     let measured = measured?;
@@ -44,14 +45,14 @@ pub(super) async fn measure(place: &Place) -> Result<Isolated> {
 }
 
 async fn run(rig: &mut Rig) -> Result<Isolated> {
-    rig.drive(async |on| on.run("warm").await).await?;
+    rig.drive(async |on| on.run(Case::Hello(3), "warm").await).await?;
     settle(&[&rig.worker_counts, &rig.client_counts], &rig.names).await;
     let counted = |rig: &Rig| {
         [&rig.worker_counts, &rig.client_counts].map(|counts| Requests::counted(counts, &rig.names))
     };
     let before = counted(rig);
     let begun = Instant::now();
-    let latency = rig.drive(async |on| on.run("counted").await).await?;
+    let latency = rig.drive(async |on| on.run(Case::Hello(3), "counted").await).await?;
     settle(&[&rig.worker_counts, &rig.client_counts], &rig.names).await;
     let after = counted(rig);
     Ok(Isolated {

@@ -10,11 +10,12 @@ mod history;
 mod isolated;
 mod median;
 mod observe;
+mod orchestrations;
 mod replay;
 mod report;
 mod requests;
 mod rig;
-mod throughput;
+mod usage;
 mod workers;
 
 use std::io::IsTerminal;
@@ -23,8 +24,9 @@ use anyhow::{Result, bail};
 pub use fleet::FleetCase;
 use history::Shape;
 use median::Runs;
+use orchestrations::{Case, Load};
 use report::Report;
-use rig::Place;
+use rig::{Cadence, Place};
 
 use crate::Exit;
 use crate::args::{BenchArgs, CommonArgs, OutputForm, Scenario};
@@ -56,16 +58,16 @@ pub(crate) async fn run(
     if wanted(Scenario::Codec) {
         measure_codec(&args, &mut report, &mut progress)?;
     }
-    let on_a_hub =
-        [Scenario::Throughput, Scenario::Isolated, Scenario::Entities, Scenario::Fleet, Scenario::Balance];
-    if on_a_hub.into_iter().any(wanted) {
+    let cases = Case::wanted(&args, wanted);
+    let on_a_hub = [Scenario::Isolated, Scenario::Entities, Scenario::Fleet, Scenario::Balance];
+    if !cases.is_empty() || on_a_hub.into_iter().any(wanted) {
         let interrupted = taskhub::on_signals()?.first;
         let place = tokio::select! {
             place = Place::open(common, &args, environment, interrupted.clone(), progress.console) => place?,
             () = interrupted.cancelled() => bail!("interrupted"),
         };
-        if wanted(Scenario::Throughput) {
-            measure_throughput(&place, &args, &mut report, &mut progress).await?;
+        for case in cases {
+            measure_orchestrations(&place, case, &args, &mut report, &mut progress).await?;
         }
         if wanted(Scenario::Isolated) {
             measure_isolated(&place, &args, &mut report, &mut progress).await?;
@@ -157,16 +159,30 @@ fn measure_codec(args: &BenchArgs, report: &mut Report, progress: &mut Progress<
     Ok(())
 }
 
-async fn measure_throughput(
+async fn measure_orchestrations(
     place: &Place,
+    case: Case,
     args: &BenchArgs,
     report: &mut Report,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
-    let what = format!("throughput: {} instances", args.instances);
-    let measure = || throughput::measure(place, args.instances, args.concurrency);
-    let runs = progress.rounds(&what, args.repeat, measure).await?;
-    report.throughput(place, args.concurrency, &Runs::new(runs, throughput::Throughput::rate));
+    let instances = args.instances.unwrap_or(case.default_instances());
+    let load = Load { case, instances, concurrency: args.concurrency };
+    let mut runs = match args.compare_dtfx_cadence {
+        true => vec![(Cadence::Own, Vec::new()), (Cadence::Dtfx, Vec::new())],
+        false => vec![(place.cadence, Vec::new())],
+    };
+    for round in 0..args.repeat {
+        // In turns, so that none is always the first.
+        runs.rotate_left(usize::from(round > 0));
+        for (cadence, runs) in &mut runs {
+            let with = if *cadence == Cadence::Dtfx { ", dtfx cadence" } else { "" };
+            progress.round(&format!("{}: {instances} instances{with}", case.name()), round, args.repeat)?;
+            runs.push(orchestrations::measure(place, load, *cadence).await?);
+        }
+    }
+    runs.sort_by_key(|(cadence, _)| *cadence == Cadence::Dtfx);
+    report.orchestrations(place, load, &runs);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::history::Shape;
+use super::usage::peak_memory_bytes;
 
 /// Lengths of the histories, in events.
 pub(super) const LENGTHS: [usize; 3] = [1_000, 10_000, 100_000];
@@ -120,14 +121,6 @@ fn rows(history: &[HistoryEvent]) -> Vec<Entity> {
     let execution_id = ExecutionId::new("e1");
     let row = |(index, event)| history_row::write("bench", index, &execution_id, event);
     (0..).zip(history).map(row).collect()
-}
-
-/// Linux tells: the largest resident set so far.
-fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The results, as tables and as JSON.
 
-use std::fmt::Write as _;
+mod orchestrations;
+
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -11,12 +12,12 @@ use super::entities::Signalled;
 use super::fleet::{Disturbed, STALL};
 use super::isolated::{DOTNET_CLIENT, DOTNET_WORKER, Isolated, compared};
 use super::median::Runs;
+use super::orchestrations::Load;
 use super::replay::Replayed;
 use super::requests::{Purpose, Requests};
 use super::rig::Place;
-use super::throughput::Throughput;
 use crate::args::PartitionManager;
-use crate::cost::{self, Line};
+use crate::cost;
 use crate::table::Table;
 
 /// Collects results in the order of measurement.
@@ -81,9 +82,9 @@ impl Report {
         self.json.insert("codec".to_owned(), Value::Array(values));
     }
 
-    /// What everything cost that this process has sent; processes of their own are not in it.
+    /// What everything cost that this process and those it has started have sent.
     pub(super) fn cost(&mut self, place: &Place) {
-        let lines: Vec<Line> = place.bill.costs().into_iter().map(Line::from).collect();
+        let lines = place.bill.lines();
         if lines.is_empty() {
             return;
         }
@@ -92,53 +93,30 @@ impl Report {
         self.section(&heading, &meters);
         self.table(&operations);
         self.table(&names);
-        self.json.insert("cost".to_owned(), cost::document(&lines));
+        let missing = place.bill.processes_without_bill();
+        if missing > 0 {
+            self.text.push_str(&format!(
+                "\nWithout those of {missing} worker processes, which were killed before they could tell.\n"
+            ));
+        }
+        let mut value = cost::document(&lines);
+        value["processesWithoutBill"] = json!(missing);
+        self.json.insert("cost".to_owned(), value);
     }
 
-    pub(super) fn throughput(&mut self, place: &Place, concurrency: u32, runs: &Runs<Throughput>) {
-        let run = runs.median();
-        let (p50, p99) = (run.percentile(0.5), run.percentile(0.99));
-        let mut table =
-            Table::new(["INSTANCES", "AT A TIME", "PER SECOND", "P50", "P99", "RANGE, PER SECOND"]);
-        table.row([
-            run.instances.to_string(),
-            concurrency.to_string(),
-            format!("{:.1}", run.rate()),
-            millis(p50),
-            millis(p99),
-            range(runs, |figure| format!("{figure:.1}")),
-        ]);
-        self.section(&format!("HelloSequence, {}, one worker", place.name), &table);
-        let mut requests = Table::new(["REQUESTS PER ORCHESTRATION", "WORKER", "CLIENT"]);
-        let each = |n: u64| format!("{:.2}", n as f64 / f64::from(run.instances));
-        let (worker, client) = (run.worker.work(), run.client.work());
-        let mut names: Vec<_> = worker.keys().chain(client.keys()).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            let of = |counts: &std::collections::BTreeMap<_, _>| each(counts.get(name).copied().unwrap_or(0));
-            requests.row([(*name).to_owned(), of(&worker), of(&client)]);
-        }
-        for (label, purpose) in [("all of these", Purpose::Work)].into_iter().chain(upkeep()) {
-            requests.row([
-                label.to_owned(),
-                each(run.worker.total(purpose)),
-                each(run.client.total(purpose)),
-            ]);
-        }
-        self.table(&requests);
-        let value = json!({
-            "store": place.name,
-            "maxPollingIntervalSeconds": place.max_polling_interval.as_secs_f64(),
-            "instances": run.instances,
-            "concurrency": concurrency,
-            "elapsedSeconds": run.elapsed.as_secs_f64(),
-            "p50Seconds": p50.as_secs_f64(),
-            "p99Seconds": p99.as_secs_f64(),
-            "workerRequests": run.worker.json(),
-            "clientRequests": run.client.json(),
+    pub(super) fn orchestrations(&mut self, place: &Place, load: Load, modes: &[orchestrations::Mode]) {
+        let (text, value) = orchestrations::show(place, load, modes);
+        self.text.push_str(&text);
+        let all = self.json.entry("orchestrations").or_insert_with(|| {
+            json!({
+                "store": place.name,
+                "maxPollingIntervalSeconds": place.max_polling_interval.as_secs_f64(),
+                "cases": [],
+            })
         });
-        self.json.insert("throughput".to_owned(), with_range(value, "perSecond", run.rate(), runs));
+        if let Some(cases) = all["cases"].as_array_mut() {
+            cases.push(value);
+        }
     }
 
     pub(super) fn isolated(&mut self, place: &Place, runs: &Runs<Isolated>) {
@@ -303,8 +281,7 @@ impl Report {
     }
 
     fn section(&mut self, title: &str, table: &Table) {
-        let _ = write!(self.text, "\n{title}\n");
-        self.table(table);
+        self.text.push_str(&section_of(title, table));
     }
 
     fn table(&mut self, table: &Table) {
@@ -343,8 +320,16 @@ fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
 }
 
+fn section_of(title: &str, table: &Table) -> String {
+    format!("\n{title}\n\n{}", table.render())
+}
+
 fn millis(duration: Duration) -> String {
-    format!("{:.1} ms", duration.as_secs_f64() * 1e3)
+    millis_of(duration.as_secs_f64())
+}
+
+fn millis_of(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
 }
 
 /// Millions.

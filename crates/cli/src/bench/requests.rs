@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use taskhub_azure_storage::names::ResourceNames;
-use taskhub_storage::request::OperationCounts;
+use taskhub_storage::request::{Meter, OperationCounts};
+use taskhub_storage::{OPERATIONS, Operation};
 use tokio::time::Instant;
 
 /// Nothing but polls and leases for so long: the work is done.
@@ -40,24 +41,34 @@ impl Purpose {
     }
 }
 
-/// How many requests of each kind.
+/// How many requests of each kind, as they are billed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Requests(BTreeMap<(Purpose, &'static str), u64>);
+pub(super) struct Requests(BTreeMap<(Purpose, Meter, &'static str), u64>);
 
 impl Requests {
     /// Those counted so far.
     pub(super) fn counted(counts: &OperationCounts, names: &ResourceNames) -> Self {
-        let (partitions, app_lease) = (names.partitions_table(), names.app_lease_container());
+        let partitions = [names.partitions_table(), names.lease_container()];
+        let app_lease = names.app_lease_container();
         let mut requests = BTreeMap::new();
-        for ((_, operation, resource), count) in counts.by_resource() {
+        for ((service, operation, resource), count) in counts.by_resource() {
             let purpose = match () {
-                () if resource == partitions => Purpose::Partitions,
+                () if partitions.contains(&resource) => Purpose::Partitions,
                 () if resource == app_lease => Purpose::AppLease,
                 () => Purpose::Work,
             };
-            *requests.entry((purpose, operation)).or_default() += count.count - count.empty;
-            *requests.entry((Purpose::EmptyPoll, operation)).or_default() += count.empty;
+            let found = OPERATIONS.iter().find(|o| o.service == service && o.name == operation);
+            let Some(meter) = found.map(Operation::meter) else { continue };
+            let others = count.count.saturating_sub(count.non_empty + count.empty);
+            for (purpose, meter, requests_of_it) in [
+                (purpose, Meter::QueueClass1, count.non_empty),
+                (Purpose::EmptyPoll, meter, count.empty),
+                (purpose, meter, others),
+            ] {
+                *requests.entry((purpose, meter, operation)).or_default() += requests_of_it;
+            }
         }
+        requests.retain(|_, n| *n > 0);
         Self(requests)
     }
 
@@ -68,12 +79,31 @@ impl Requests {
     }
 
     pub(super) fn total(&self, purpose: Purpose) -> u64 {
-        self.0.iter().filter(|((of, _), _)| *of == purpose).map(|(_, n)| n).sum()
+        self.0.iter().filter(|((of, ..), _)| *of == purpose).map(|(_, n)| n).sum()
     }
 
     /// Operations that served orchestrations, by name.
     pub(super) fn work(&self) -> BTreeMap<&'static str, u64> {
-        self.0.iter().filter(|((of, _), _)| *of == Purpose::Work).map(|((_, name), n)| (*name, *n)).collect()
+        let mut sums = BTreeMap::new();
+        for ((_, operation), n) in self.billed_work() {
+            *sums.entry(operation).or_default() += n;
+        }
+        sums
+    }
+
+    /// The same by line of the bill first.
+    pub(super) fn billed_work(&self) -> BTreeMap<(Meter, &'static str), u64> {
+        let work = self.0.iter().filter(|((of, ..), _)| *of == Purpose::Work);
+        work.map(|((_, meter, name), n)| ((*meter, *name), *n)).collect()
+    }
+
+    /// Everything, by line of the bill.
+    fn meters(&self) -> BTreeMap<&'static str, u64> {
+        let mut sums = BTreeMap::new();
+        for ((_, meter, _), n) in &self.0 {
+            *sums.entry(meter.name()).or_default() += n;
+        }
+        sums
     }
 
     pub(super) fn json(&self) -> Value {
@@ -84,6 +114,7 @@ impl Requests {
             "emptyPolls": upkeep[0],
             "partitionRows": upkeep[1],
             "appLease": upkeep[2],
+            "allByMeter": self.meters(),
         })
     }
 }

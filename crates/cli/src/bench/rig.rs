@@ -19,26 +19,45 @@ use tokio_util::sync::CancellationToken;
 
 use super::bill::Bill;
 use super::observe::{EntityTally, Observed, Waiting};
+use super::orchestrations::Case;
 use crate::args::{BenchArgs, CommonArgs, PartitionManager};
 use crate::config::{Connection, Environment, HubConfig};
 use crate::console::Console;
 use crate::demo::Emulator;
 use crate::wire;
 
-/// The orchestration that is measured: three activities, one after the other.
-const ORCHESTRATION: &str = "HelloSequence";
 /// An orchestration that takes longer counts as lost.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Which requests workers and clients send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cadence {
+    /// As they are by default.
+    Own,
+    /// Those that .NET sends: `dtfx_cadence`.
+    Dtfx,
+}
+
+/// Where the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientPlace {
+    /// In the worker's process: it can tell the worker of its messages.
+    WithTheWorker,
+    /// As if in another process: its messages have to be found.
+    Elsewhere,
+}
 
 /// Where orchestrations are measured.
 pub(super) struct Place {
     pub(super) name: &'static str,
     pub(super) connection: Option<Connection>,
     /// Lives as long as it is needed.
-    _emulator: Option<Emulator>,
+    emulator: Option<Emulator>,
     pub(super) hub: Option<TaskHubName>,
     /// Who distributes the partitions among worker processes.
     pub(super) partition_manager: PartitionManager,
+    /// How scenarios run that have no cadence of their own.
+    pub(super) cadence: Cadence,
     clock: Arc<dyn Clock>,
     /// What all rigs have sent, creation and deletion of their hubs included.
     pub(super) bill: Bill,
@@ -57,15 +76,17 @@ impl Place {
         console: &mut Console,
     ) -> Result<Self> {
         let hub = common.task_hub_name.as_deref().map(TaskHubName::new).transpose()?;
+        let cadence = if args.dtfx_cadence { Cadence::Dtfx } else { Cadence::Own };
+        let embedded = Self { cadence, ..Self::embedded(hub, Arc::new(SystemClock), interrupted) };
         if args.azurite {
             let emulator = Emulator::start(false).await?;
             return Ok(Self {
                 name: "Azurite",
                 connection: Some(emulator.connection_string().into()),
-                _emulator: Some(emulator),
+                emulator: Some(emulator),
                 partition_manager: args.partition_manager,
                 max_polling_interval: Duration::from_millis(250),
-                ..Self::embedded(hub, Arc::new(SystemClock), interrupted)
+                ..embedded
             });
         }
         if common.names_account() {
@@ -76,10 +97,15 @@ impl Place {
                 connection: Some(config.connection),
                 partition_manager: args.partition_manager,
                 max_polling_interval: Duration::from_secs(1),
-                ..Self::embedded(hub, Arc::new(SystemClock), interrupted)
+                ..embedded
             });
         }
-        Ok(Self::embedded(hub, Arc::new(SystemClock), interrupted))
+        Ok(embedded)
+    }
+
+    /// The emulator that was started for it.
+    pub(super) fn emulator_process(&self) -> Option<u32> {
+        self.emulator.as_ref().map(Emulator::process_id)
     }
 
     /// The embedded store.
@@ -91,9 +117,10 @@ impl Place {
         Self {
             name: "embedded store",
             connection: None,
-            _emulator: None,
+            emulator: None,
             hub,
             partition_manager: PartitionManager::default(),
+            cadence: Cadence::Own,
             clock,
             bill: Bill::default(),
             interrupted,
@@ -112,10 +139,14 @@ pub(super) struct Orchestrations {
 impl Orchestrations {
     /// Runs one and returns how long it took, from the call of the client to the checkpoint of the last
     /// episode. The storage is not asked for the state.
-    pub(super) async fn run(&self, id: &str) -> Result<Duration> {
+    pub(super) async fn run(&self, case: Case, id: &str) -> Result<Duration> {
+        let mut start = Start::new(case.function()).instance_id(id);
+        if let Some(input) = case.input() {
+            start = start.input(&input)?;
+        }
         let finished = self.waiting.for_end_of(InstanceId::new(id));
         let begun = Instant::now();
-        self.client.start(Start::new(ORCHESTRATION).instance_id(id)).await?;
+        self.client.start(start).await?;
         let finished = tokio::time::timeout(LONGEST, finished)
             .await
             .with_context(|| format!("an orchestration does not end. instance=`{id}`"))??;
@@ -162,22 +193,33 @@ pub(super) struct Rig {
 
 impl Rig {
     /// Creates a hub and starts a worker on it, with an app lease, as it is usual.
-    pub(super) async fn start(place: &Place) -> Result<Self> {
+    pub(super) async fn start(place: &Place, cadence: Cadence, client: ClientPlace) -> Result<Self> {
         let name = place.hub.clone().map_or_else(new_hub_name, Ok)?;
         let (worker_counts, client_counts) = (OperationCounts::default(), OperationCounts::default());
         let ids: Arc<dyn IdSource> = Arc::new(RandomIds);
         // One store, seen through two counters.
         let store = MemoryStore::new(place.clock.clone());
-        let open = |counts: &OperationCounts| -> Result<Hub> {
-            let account: StorageAccount = match &place.connection {
+        let account = |counts: &OperationCounts| -> Result<StorageAccount> {
+            Ok(match &place.connection {
                 Some(connection) => wire::counted_account(connection, counts)?,
                 None => store.account().layered(RequestSettings::default(), counts),
-            };
+            })
+        };
+        let open = |account: StorageAccount| -> Result<Hub> {
             let mut settings = AzureStorageSettings::new(name.clone(), wire::worker_id());
             settings.max_queue_polling_interval = place.max_polling_interval;
+            settings.dtfx_cadence = cadence == Cadence::Dtfx;
             Ok(Hub::new(settings, account, place.clock.clone(), ids.clone())?)
         };
-        let (worker_hub, client_hub) = (open(&worker_counts)?, open(&client_counts)?);
+        let worker_hub = open(account(&worker_counts)?)?;
+        let client_hub = match client {
+            ClientPlace::WithTheWorker => {
+                let mut hub = worker_hub.clone();
+                hub.account = account(&client_counts)?;
+                hub
+            }
+            ClientPlace::Elsewhere => open(account(&client_counts)?)?,
+        };
         if client_hub.detect().await?.is_some() {
             bail!("the measurement makes a task hub and deletes it, but this one exists. hub=`{name}`");
         }

@@ -8,14 +8,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use taskhub_azure_storage::{AzureStorageSettings, Hub, OwnershipState};
 use taskhub_core::{IdSource, RandomIds, TaskHubName};
+use taskhub_storage::request::OperationCounts;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::rig::{Place, new_hub_name};
+use super::bill::Bill;
+use super::rig::{Cadence, Place, new_hub_name};
 use crate::config::Connection;
-use crate::wire;
+use crate::{cost, wire};
 
 /// Environment variable that gives the processes their connection string; a command line can be read by
 /// everybody on the machine.
@@ -32,6 +34,14 @@ pub(super) struct Fleet {
     partition_count: u32,
     workers: Vec<(String, Child)>,
     activity_log: PathBuf,
+    /// What workers that end in order have sent.
+    cost_log: PathBuf,
+    /// How many were started.
+    started: u32,
+    /// What this process sends.
+    counts: OperationCounts,
+    bill: Bill,
+    dtfx_cadence: bool,
     interrupted: CancellationToken,
 }
 
@@ -45,7 +55,9 @@ impl Fleet {
         let mut settings = AzureStorageSettings::new(name.clone(), wire::worker_id());
         settings.partition_count = Some(partition_count);
         settings.partition_manager = Some(place.partition_manager.into());
-        let hub = wire::hub_in(wire::account(&connection)?, settings)?;
+        settings.dtfx_cadence = place.cadence == Cadence::Dtfx;
+        let counts = OperationCounts::default();
+        let hub = wire::hub_in(wire::counted_account(&connection, &counts)?, settings)?;
         if hub.detect().await?.is_some() {
             bail!("the measurement makes a task hub and deletes it, but this one exists. hub=`{name}`");
         }
@@ -57,6 +69,11 @@ impl Fleet {
             partition_count,
             workers: Vec::new(),
             activity_log: std::env::temp_dir().join(format!("taskhub-bench-{chance}.jsonl")),
+            cost_log: std::env::temp_dir().join(format!("taskhub-bench-{chance}-cost.jsonl")),
+            started: 0,
+            counts,
+            bill: place.bill.clone(),
+            dtfx_cadence: place.cadence == Cadence::Dtfx,
             interrupted: place.interrupted.clone(),
         })
     }
@@ -71,10 +88,15 @@ impl Fleet {
             .args(["--partition-count", &self.partition_count.to_string()])
             .arg("--activity-log")
             .arg(&self.activity_log)
+            .arg("--cost-log")
+            .arg(&self.cost_log)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true);
+        if self.dtfx_cadence {
+            command.arg("--dtfx-cadence");
+        }
         // Ctrl-C is for the measurement, which ends its workers itself.
         #[cfg(unix)]
         command.process_group(0);
@@ -94,6 +116,7 @@ impl Fleet {
         }
         let child = command.spawn().context("could not start a worker")?;
         self.workers.push((id.to_owned(), child));
+        self.started += 1;
         Ok(())
     }
 
@@ -179,14 +202,37 @@ impl Fleet {
             done = what(&mut self) => done,
             () = interrupted.cancelled() => Err(anyhow::anyhow!("interrupted")),
         };
+        let ended = if done.is_ok() && cfg!(unix) { self.end_in_order().await } else { Ok(()) };
         for (_, child) in &mut self.workers {
             child.kill().await?;
         }
-        if let Err(error) = std::fs::remove_file(&self.activity_log) {
-            tracing::debug!(%error, "no activity log to remove");
+        let text = std::fs::read_to_string(&self.cost_log).unwrap_or_default();
+        for log in [&self.activity_log, &self.cost_log] {
+            if let Err(error) = std::fs::remove_file(log) {
+                tracing::debug!(%error, "no log to remove");
+            }
         }
         self.hub.delete().await?;
-        done
+        let done = done?;
+        ended?;
+        self.bill.add(&self.counts);
+        let bills = cost::read_log(&text)?;
+        let told = u32::try_from(bills.len()).unwrap_or(u32::MAX);
+        self.bill.add_processes_without_bill(self.started.saturating_sub(told));
+        self.bill.add_lines(bills.into_iter().flatten());
+        Ok(done)
+    }
+
+    /// Workers that end in order say what they have sent.
+    async fn end_in_order(&mut self) -> Result<()> {
+        let mut leaving = Vec::new();
+        while let Some(id) = self.workers.first().map(|(id, _)| id.clone()) {
+            leaving.push(self.terminate(&id).await?);
+        }
+        for worker in leaving {
+            worker.ended().await?;
+        }
+        Ok(())
     }
 }
 

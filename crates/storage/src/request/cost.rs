@@ -122,12 +122,9 @@ pub(crate) fn one_more_is_sent() {
     let _ = SENT.try_with(|sent| sent.fetch_add(1, Ordering::Relaxed));
 }
 
-/// The outcome of an attempt, and how many requests it took: more than one for a list of several pages. A store
-/// that has no wire takes one.
-pub(super) async fn counting<F: Future>(attempt: F) -> (u64, F::Output) {
-    let sent = Arc::new(AtomicU64::new(0));
-    let outcome = SENT.scope(sent.clone(), attempt).await;
-    (sent.load(Ordering::Relaxed).max(1), outcome)
+/// Runs an attempt; `sent` tells how many requests it takes: more than one for a list of several pages.
+pub(super) async fn counting<F: Future>(sent: Arc<AtomicU64>, attempt: F) -> F::Output {
+    SENT.scope(sent, attempt).await
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod table;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backoff::backoff::Backoff;
@@ -164,12 +165,16 @@ impl Requests {
     {
         let factor = if operation.is_list() { LIST_FACTOR } else { 1 };
         let timeout = timeout.min(self.settings.attempt_timeout.saturating_mul(factor));
-        let (sent, outcome) = cost::counting(tokio::time::timeout(timeout, attempt())).await;
+        let sent = Arc::new(AtomicU64::new(0));
+        let mut given_up = GivenUp(Some((&self.counts, operation, resource, sent.clone())));
+        let outcome = cost::counting(sent.clone(), tokio::time::timeout(timeout, attempt())).await;
+        given_up.0 = None;
         let outcome = outcome.unwrap_or_else(|_| {
             let message = "no answer within the deadline";
             Err(Error::new(ErrorKind::Unavailable, operation.name, resource, message))
         });
-        self.counts.add(operation, resource, sent, outcome.is_err());
+        // A store that has no wire takes one.
+        self.counts.add(operation, resource, sent.load(Ordering::Relaxed).max(1), outcome.is_err());
         outcome
     }
 
@@ -188,6 +193,20 @@ impl Requests {
         let half = delay / 2;
         let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
         half + Duration::from_nanos(self.settings.ids.random() % nanos.saturating_add(1))
+    }
+}
+
+/// An attempt for whose outcome nobody waits any more. What it has sent is billed all the same.
+struct GivenUp<'a>(Option<(&'a OperationCounts, Operation, &'a str, Arc<AtomicU64>)>);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if let Some((counts, operation, resource, sent)) = self.0.take() {
+            let sent = sent.load(Ordering::Relaxed);
+            if sent > 0 {
+                counts.add(operation, resource, sent, true);
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use taskhub_storage::StorageAccount;
 use taskhub_storage::azure::{AzureOptions, AzureStore};
 use taskhub_storage::connection::{ConnectionSettings, Credential, Endpoints, Secret};
+use taskhub_storage::request::OperationCounts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -16,8 +17,11 @@ use tokio::net::{TcpListener, TcpStream};
 const KEY: &str = "SECRETSECRETSECRETSECRET";
 const DATES: &str = "Server: stub\r\nDate: Thu, 15 Jan 2026 09:30:00 GMT\r\nx-ms-request-id: 00000000-0000-0000-0000-000000000001\r\nx-ms-version: 2022-11-02\r\n";
 
+/// An answer that never comes.
+pub(crate) const SILENCE: &str = "silence";
+
 /// A server that answers each request with the next answer and then closes the connection. An empty answer
-/// closes it at once.
+/// closes it at once; [`SILENCE`] keeps it open.
 pub(crate) struct Server {
     pub(crate) address: String,
     pub(crate) requests: Arc<Mutex<Vec<String>>>,
@@ -52,6 +56,9 @@ impl Server {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let request = read_request(&mut stream).await;
                 seen.lock().unwrap().push(request);
+                if answer == SILENCE {
+                    std::future::pending::<()>().await;
+                }
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 stream.shutdown().await.unwrap();
             }
@@ -60,10 +67,14 @@ impl Server {
     }
 
     pub(crate) fn account(&self, credential: Credential) -> StorageAccount {
+        self.counted_account(credential, &OperationCounts::default())
+    }
+
+    pub(crate) fn counted_account(&self, credential: Credential, counts: &OperationCounts) -> StorageAccount {
         let at = |service: &str| format!("{}/{service}", self.address);
         let endpoints = Endpoints { queue: at("queue"), table: at("table"), blob: at("blob") };
         let settings = ConnectionSettings { account: "acct".to_owned(), credential, endpoints };
-        let mut options = AzureOptions::default();
+        let mut options = AzureOptions { counts: counts.clone(), ..AzureOptions::default() };
         options.requests.initial_delay = Duration::from_millis(1);
         options.requests.max_attempts = 2;
         AzureStore::connect(&settings, &options).unwrap()
