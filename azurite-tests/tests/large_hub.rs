@@ -3,16 +3,21 @@
 
 #![allow(clippy::print_stdout, reason = "the figures are what the nightly run is for")]
 
-use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use azurite_tests::on_a_hub;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use taskhub_client::{ListOptions, PurgeFilter, PurgeOptions, TaskHubClient};
-use taskhub_core::{InstanceFetch, InstanceQuery};
+use taskhub_azure_storage::AzureStorageClient;
+use taskhub_client::{ListOptions, PurgeFilter, PurgeOptions, Purged, TaskHubClient};
+use taskhub_core::{InstanceFetch, InstanceQuery, PurgeResult};
+use taskhub_storage::request::{OperationCounts, RequestSettings};
 use taskhub_storage::{Entity, TableOperation};
 use taskhub_testkit::TestHub;
 use tokio::time::Instant;
+
+/// Rows of each history, with the sentinel.
+const ROWS: u64 = 4;
 
 /// Writes rows of finished instances with random-looking ids, each with a short history.
 async fn fill(hub: &TestHub, client: &TaskHubClient, instances: u128) -> Result<()> {
@@ -27,10 +32,11 @@ async fn fill(hub: &TestHub, client: &TaskHubClient, instances: u128) -> Result<
                 .with("RuntimeStatus", "Completed")
                 .with("CreatedTime", now)
                 .with("LastUpdatedTime", now);
-            let sentinel = Entity::new(id, "sentinel").with("ExecutionId", "e");
+            let keys = ["0000000000000000", "0000000000000001", "0000000000000002", "sentinel"];
+            let events = keys.map(|key| Entity::new(id.as_str(), key).with("ExecutionId", "e"));
             let (rows, history) = (rows.as_str(), history.as_str());
             async move {
-                tables.execute(history, TableOperation::Insert(sentinel)).await?;
+                tables.transaction(history, events.map(TableOperation::Insert).to_vec()).await?;
                 tables.execute(rows, TableOperation::Insert(row)).await
             }
         })
@@ -68,11 +74,25 @@ async fn list_and_purge(hub: &TestHub, instances: u128, page_size: u32) -> Resul
         "{serial} {parallel}"
     );
 
+    let counts = OperationCounts::default();
+    let mut counted = hub.open("purger")?;
+    counted.account = counted.account.layered(RequestSettings::default(), &counts);
+    let client = TaskHubClient::new(Arc::new(AzureStorageClient::new(counted)));
     let began = Instant::now();
-    let options = PurgeOptions { per_second: NonZeroU32::new(100_000), ..PurgeOptions::default() };
+    let progress = Arc::new(move |purged: &Purged| {
+        if purged.removed.instances.is_multiple_of(1_000) {
+            println!("purge: {} instances in {:?}", purged.removed.instances, began.elapsed());
+        }
+    });
+    let options = PurgeOptions { progress: Some(progress), ..PurgeOptions::default() };
     let purged = client.purge_with(&PurgeFilter::default(), options).await?;
-    println!("purge: {instances} instances in {:?}", began.elapsed());
-    ensure!(u128::from(purged.removed.instances) == instances && purged.failures == 0, "{purged:?}");
+    let took = began.elapsed();
+    let requests: u64 = counts.snapshot().values().map(|operation| operation.count).sum();
+    println!("purge: {instances} instances in {took:?}, {requests} requests: {:?}", counts.snapshot());
+    let expected = PurgeResult { instances: instances as u64, rows: instances as u64 * ROWS, blobs: 0 };
+    ensure!(purged.removed == expected && purged.failures == 0, "{purged:?}");
+    // Two for each instance, and no more than five for each page of a hundred.
+    ensure!(u128::from(requests) <= instances * 2 + instances / 20, "{requests} requests");
     Ok(())
 }
 

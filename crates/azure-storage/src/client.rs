@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use taskhub_core::{
     ErrorKind, EventKind, ExecutionId, ExecutionStarted, HistoryEvent, InstanceFetch, InstanceId,
     InstancePage, InstanceQuery, OrchestrationInstance, OrchestrationServiceClient, OrchestrationState,
-    PurgeResult, RewindOutcome, RewindRequest, ServiceError, StartOutcome, StartRequest, TaskMessage,
-    execution_id_from,
+    PurgeGate, PurgeMany, PurgeResult, PurgedInstance, RewindOutcome, RewindRequest, ServiceError,
+    StartOutcome, StartRequest, TaskMessage, execution_id_from,
 };
 use taskhub_storage::request::on_behalf_of;
 use tokio::sync::OnceCell;
@@ -196,6 +196,10 @@ impl OrchestrationServiceClient for AzureStorageClient {
 
     async fn purge_if_finished(&self, instance_id: &InstanceId) -> Result<Option<PurgeResult>, ServiceError> {
         self.tracking.purge(instance_id, PurgeOnly::Finished).await
+    }
+
+    async fn purge_many(&self, purge: PurgeMany, gate: &dyn PurgeGate) -> Vec<PurgedInstance> {
+        self.tracking.purge_many(purge, gate).await
     }
 
     fn list_key(&self, instance_id: &InstanceId) -> String {

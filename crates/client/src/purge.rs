@@ -3,10 +3,11 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
 use taskhub_core::{
-    ErrorKind, InstanceFetch, InstanceId, InstanceQuery, OrchestrationStatus, PurgeResult, ServiceError,
-    Timestamp,
+    ErrorKind, InstanceFetch, InstanceId, InstanceQuery, OrchestrationStatus, PurgeGate, PurgeMany,
+    PurgeResult, PurgedInstance, ServiceError, Timestamp,
 };
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -127,28 +128,43 @@ enum Part {
     Entities,
 }
 
-/// Lets no more than so many begin in a second.
+/// Lets no more than so many instances begin in a second, and none when the time is up.
 #[derive(Debug)]
-struct Pace {
+struct Limits {
     interval: Option<Duration>,
     next: Mutex<Instant>,
+    deadline: Option<Instant>,
 }
 
-impl Pace {
-    fn new(per_second: Option<NonZeroU32>) -> Self {
-        let interval = per_second.map(|n| Duration::from_secs(1) / n.get());
-        Self { interval, next: Mutex::new(Instant::now()) }
+impl Limits {
+    fn of(options: &PurgeOptions) -> Self {
+        let now = Instant::now();
+        Self {
+            interval: options.per_second.map(|n| Duration::from_secs(1) / n.get()),
+            next: Mutex::new(now),
+            // A timeout beyond all clocks is none.
+            deadline: options.timeout.and_then(|timeout| now.checked_add(timeout)),
+        }
     }
 
-    async fn wait(&self) {
-        let Some(interval) = self.interval else { return };
-        let at = {
-            let mut next = self.next.lock().await;
-            let at = (*next).max(Instant::now());
-            *next = at + interval;
-            at
-        };
-        tokio::time::sleep_until(at).await;
+    fn time_is_up(&self) -> bool {
+        self.deadline.is_some_and(|at| Instant::now() >= at)
+    }
+}
+
+#[async_trait]
+impl PurgeGate for Limits {
+    async fn pass(&self) -> bool {
+        if let Some(interval) = self.interval {
+            let at = {
+                let mut next = self.next.lock().await;
+                let at = (*next).max(Instant::now());
+                *next = at + interval;
+                at
+            };
+            tokio::time::sleep_until(at).await;
+        }
+        !self.time_is_up()
     }
 }
 
@@ -218,12 +234,10 @@ impl TaskHubClient {
     ) -> Result<Purged, ClientError> {
         let statuses = filter.final_statuses()?;
         let (mut part, mut continuation) = parse_cursor(options.cursor.as_deref())?;
-        let pace = Pace::new(options.per_second);
-        // A timeout beyond all clocks is none.
-        let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let limits = Limits::of(&options);
         let mut purged = Purged::default();
         loop {
-            if deadline.is_some_and(|at| Instant::now() >= at) {
+            if limits.time_is_up() {
                 purged.cursor = Some(cursor(part, continuation.as_deref()));
                 break;
             }
@@ -233,7 +247,7 @@ impl TaskHubClient {
             let page = self.list(&query).await?;
             let ids = page.instances.into_iter().map(|state| state.instance.instance_id);
             let ids = ids.filter(|id| id.is_entity() == (part == Part::Entities));
-            let in_time = self.purge_page(ids, &options, &pace, deadline, part, &mut purged).await;
+            let in_time = self.purge_page(ids, &options, &limits, part, &mut purged).await;
             if !in_time {
                 // The page is looked at again: what is gone by then takes no time.
                 purged.cursor = Some(cursor(part, continuation.as_deref()));
@@ -265,33 +279,22 @@ impl TaskHubClient {
         &self,
         ids: impl Iterator<Item = InstanceId>,
         options: &PurgeOptions,
-        pace: &Pace,
-        deadline: Option<Instant>,
+        limits: &Limits,
         part: Part,
         purged: &mut Purged,
     ) -> bool {
-        let mut in_time = true;
-        let mut purging = stream::iter(ids)
-            .map(|id| async move {
-                pace.wait().await;
-                if deadline.is_some_and(|at| Instant::now() >= at) {
-                    return None;
-                }
-                let result = match part {
-                    Part::Entities => self.service().purge_instance(&id).await,
-                    // One that has been started again since it was listed stays.
-                    Part::Orchestrations => {
-                        self.service().purge_if_finished(&id).await.map(Option::unwrap_or_default)
-                    }
-                };
-                Some((id, result.map_err(ClientError::service(Operation::Purge))))
-            })
-            .buffer_unordered(options.concurrency.max(1));
-        while let Some(done) = purging.next().await {
-            match done {
-                Some((id, result)) => purged.add(id, result),
-                None => in_time = false,
-            }
+        let purge = PurgeMany {
+            instance_ids: ids.collect(),
+            // One that has been started again since it was listed stays.
+            only_finished: part == Part::Orchestrations,
+            concurrency: options.concurrency.max(1),
+        };
+        let wanted = purge.instance_ids.len();
+        let done = self.service().purge_many(purge, limits).await;
+        let in_time = done.len() == wanted;
+        for PurgedInstance { instance_id, result } in done {
+            let result = result.map(Option::unwrap_or_default);
+            purged.add(instance_id, result.map_err(ClientError::service(Operation::Purge)));
         }
         in_time
     }

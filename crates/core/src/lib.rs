@@ -25,6 +25,7 @@ mod failure;
 mod ids;
 mod instance;
 mod message;
+mod purge;
 mod query;
 mod readiness;
 mod rewind;
@@ -42,7 +43,8 @@ pub use instance::{
     UnknownStatus,
 };
 pub use message::TaskMessage;
-pub use query::{InstanceFetch, InstancePage, InstanceQuery, OrchestrationState, PurgeResult, StartOutcome};
+pub use purge::{PurgeGate, PurgeMany, PurgeResult, PurgedInstance};
+pub use query::{InstanceFetch, InstancePage, InstanceQuery, OrchestrationState, StartOutcome};
 pub use readiness::{Readiness, ServiceStatus};
 pub use rewind::{RewindOutcome, RewindRequest, Rewound};
 pub use service::{

@@ -103,25 +103,6 @@ pub struct InstancePage {
     pub continuation: Option<String>,
 }
 
-/// What a purge removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PurgeResult {
-    /// Instances rows deleted.
-    pub instances: u64,
-    /// History rows deleted.
-    pub rows: u64,
-    /// Large-message blobs deleted.
-    pub blobs: u64,
-}
-
-impl std::ops::AddAssign for PurgeResult {
-    fn add_assign(&mut self, other: Self) {
-        self.instances += other.instances;
-        self.rows += other.rows;
-        self.blobs += other.blobs;
-    }
-}
-
 /// What became of a request to start an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartOutcome {

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use crate::{
     ExecutionId, HistoryEvent, InstanceFetch, InstanceId, InstancePage, InstanceQuery, OrchestrationInstance,
-    OrchestrationState, OrchestrationStatus, PurgeResult, RewindOutcome, RewindRequest, ServiceError,
-    ServiceStatus, StartOutcome, Tags, TaskMessage, Timestamp,
+    OrchestrationState, OrchestrationStatus, PurgeGate, PurgeMany, PurgeResult, PurgedInstance,
+    RewindOutcome, RewindRequest, ServiceError, ServiceStatus, StartOutcome, Tags, TaskMessage, Timestamp,
 };
 
 /// Names a locked work item between lock and release. Valid in the process that got it.
@@ -249,6 +249,26 @@ pub trait OrchestrationServiceClient: Send + Sync {
     /// Removes rows and blobs of one instance that has finished; `None` when it has not, and nothing is
     /// removed. Zeros when there is no such instance.
     async fn purge_if_finished(&self, instance_id: &InstanceId) -> Result<Option<PurgeResult>, ServiceError>;
+
+    /// Removes rows and blobs of many instances, as [`OrchestrationServiceClient::purge_instance`] or
+    /// [`OrchestrationServiceClient::purge_if_finished`] do of one, with fewer requests for each. Nothing is
+    /// removed of an instance before the gate lets it begin; those that it does not let begin are not in the
+    /// answer. One that fails does not stop the others.
+    async fn purge_many(&self, purge: PurgeMany, gate: &dyn PurgeGate) -> Vec<PurgedInstance> {
+        let mut purged = Vec::with_capacity(purge.instance_ids.len());
+        for instance_id in purge.instance_ids {
+            if !gate.pass().await {
+                break;
+            }
+            let result = if purge.only_finished {
+                self.purge_if_finished(&instance_id).await
+            } else {
+                self.purge_instance(&instance_id).await.map(Some)
+            };
+            purged.push(PurgedInstance { instance_id, result });
+        }
+        purged
+    }
 
     /// The key by which lists order an instance; keys compare by their UTF-16 units.
     fn list_key(&self, instance_id: &InstanceId) -> String;

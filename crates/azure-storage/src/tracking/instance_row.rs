@@ -350,6 +350,11 @@ pub fn filter(query: &InstanceQuery) -> Option<String> {
     }
 }
 
+/// The runtime status in a row; `None` when it has none that is known.
+pub(crate) fn status(row: &Entity) -> Option<OrchestrationStatus> {
+    row.str("RuntimeStatus")?.parse().ok()
+}
+
 /// The filter for the row of one instance.
 pub fn filter_by_id(instance_id: &InstanceId) -> String {
     format!("PartitionKey eq {}", quote_filter_text(&key::escape(instance_id.as_str())))

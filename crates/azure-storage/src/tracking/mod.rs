@@ -8,6 +8,7 @@ pub mod instance_row;
 pub(crate) mod instances;
 pub mod key;
 pub(crate) mod purge;
+mod purge_many;
 mod rewind;
 pub mod sentinel;
 pub(crate) mod store;

@@ -3,13 +3,14 @@
 use futures::stream::{self, StreamExt, TryStreamExt};
 use taskhub_core::{InstanceId, OrchestrationStatus, PurgeResult, ServiceError};
 use taskhub_storage as storage;
-use taskhub_storage::{Condition, TableOperation, TableQuery, TableStore};
+use taskhub_storage::{Condition, Entity, TableOperation, TableQuery, TableStore};
 
+use crate::large_messages::Owner;
 use crate::tracking::store::TrackingStore;
 use crate::tracking::{instance_row, key};
 
 /// Rows deleted by one transaction. The service's limit.
-const MAX_DELETE_ROWS: usize = 100;
+pub(super) const MAX_DELETE_ROWS: usize = 100;
 /// Deletes under way at once. Source: Azure/durabletask, `Table.DeleteBatchParallelAsync`.
 pub(crate) const DELETE_CONCURRENCY: usize = 10;
 
@@ -25,9 +26,6 @@ pub(crate) enum PurgeOnly {
 impl TrackingStore {
     /// Removes blobs, history and row of one instance, the row last, so that a purge that is cut off can
     /// be repeated. `None`: the instance has not finished.
-    ///
-    /// Differs: DTFx lists blobs by the bare instance id, which takes those of every id that begins with
-    /// it, and misses those under the escaped id.
     pub(crate) async fn purge(
         &self,
         instance_id: &InstanceId,
@@ -41,31 +39,43 @@ impl TrackingStore {
             (PurgeOnly::Finished, Some(etag)) => Condition::Matches(etag),
             _ => Condition::Any,
         };
-        let raw = format!("{instance_id}/");
         let partition_key = key::escape(instance_id.as_str());
-        let escaped = format!("{partition_key}/");
-        result.blobs = self.large().delete_all(&raw).await?;
-        if escaped != raw {
-            result.blobs += self.large().delete_all(&escaped).await?;
-        }
+        let owner = Owner { instance_id: instance_id.as_str(), key: &partition_key };
+        result.blobs = self.large().delete_of(&owner).await?;
         result.rows = self.delete_history(instance_id).await?;
+        result.instances = self.delete_instance_row(instance_id, partition_key, condition).await?;
+        Ok(Some(result))
+    }
+
+    /// Deletes an Instances row; how many were there.
+    pub(super) async fn delete_instance_row(
+        &self,
+        instance_id: &InstanceId,
+        partition_key: String,
+        condition: Condition,
+    ) -> Result<u64, ServiceError> {
         let delete = TableOperation::Delete { partition_key, row_key: String::new(), condition };
-        match self.hub.account.tables.execute(&self.hub.names.instances_table(), delete).await {
-            Ok(_) => result.instances = 1,
-            Err(e) if e.kind() == storage::ErrorKind::NotFound => {}
+        let deleted = match self.hub.account.tables.execute(&self.hub.names.instances_table(), delete).await {
+            Ok(_) => 1,
+            Err(e) if e.kind() == storage::ErrorKind::NotFound => 0,
             Err(e) if e.kind() == storage::ErrorKind::Conflict => {
-                tracing::info!(
-                    hub = %self.hub.name(), instance = %instance_id,
-                    "the id was started again during its purge: the new row stays"
-                );
+                self.tell_that_it_stays(instance_id);
+                0
             }
             Err(e) => {
                 let what = format!("cannot delete the Instances row. instance=`{instance_id}`");
                 return Err(self.hub.failed(what, e));
             }
-        }
+        };
         self.etags.set(instance_id, None);
-        Ok(Some(result))
+        Ok(deleted)
+    }
+
+    pub(super) fn tell_that_it_stays(&self, instance_id: &InstanceId) {
+        tracing::info!(
+            hub = %self.hub.name(), instance = %instance_id,
+            "the id was started again during its purge: the new row stays"
+        );
     }
 
     /// Deletes the rows of all executions, page by page.
@@ -80,7 +90,7 @@ impl TrackingStore {
         let mut deleted = 0;
         loop {
             let page = self.hub.account.tables.query(&table, &query).await.map_err(failed)?;
-            let rows = page.entities.into_iter().map(|row| (row.partition_key, row.row_key)).collect();
+            let rows = page.entities.into_iter().map(|row| deletion(row, Condition::Any)).collect();
             deleted += delete_rows(&*self.hub.account.tables, &table, rows).await.map_err(failed)?;
             match page.continuation {
                 Some(next) => query.continuation = Some(next),
@@ -90,21 +100,24 @@ impl TrackingStore {
     }
 }
 
+/// The deletion of a row.
+fn deletion(row: Entity, condition: Condition) -> TableOperation {
+    TableOperation::Delete { partition_key: row.partition_key, row_key: row.row_key, condition }
+}
+
+/// The deletion of a row if it is as it was read.
+pub(super) fn deletion_of_unchanged(mut row: Entity) -> TableOperation {
+    let condition = row.etag.take().map_or(Condition::Any, Condition::Matches);
+    deletion(row, condition)
+}
+
 /// Deletes rows of one partition in transactions; gives how many were there.
 /// Source: Azure/durabletask, `Table.DeleteBatchParallelAsync`.
-async fn delete_rows(
+pub(super) async fn delete_rows(
     tables: &dyn TableStore,
     table: &str,
-    rows: Vec<(String, String)>,
+    operations: Vec<TableOperation>,
 ) -> storage::Result<u64> {
-    let operations: Vec<_> = rows
-        .into_iter()
-        .map(|(partition_key, row_key)| TableOperation::Delete {
-            partition_key,
-            row_key,
-            condition: Condition::Any,
-        })
-        .collect();
     stream::iter(operations.chunks(MAX_DELETE_ROWS).map(<[_]>::to_vec))
         .map(|batch| async {
             let rows = batch.len() as u64;
@@ -134,52 +147,47 @@ async fn delete_rows(
 mod tests {
     use std::sync::Arc;
 
-    use taskhub_storage::Entity;
     use taskhub_storage::memory::MemoryStore;
 
     use super::*;
 
-    async fn table(rows: usize) -> (MemoryStore, Vec<(String, String)>) {
+    async fn table(rows: usize) -> (MemoryStore, Vec<TableOperation>) {
         let store = MemoryStore::new(Arc::new(taskhub_core::SystemClock));
         let tables = store.account().tables;
         tables.create_table("Rows").await.unwrap();
-        let keys: Vec<_> = (0..rows).map(|n| ("p".to_owned(), format!("{n:05}"))).collect();
-        for (partition_key, row_key) in &keys {
-            store.load_entity("Rows", Entity::new(partition_key.clone(), row_key.clone()));
-        }
-        (store, keys)
+        let row = |n| Entity::new("p", format!("{n:05}"));
+        (0..rows).for_each(|n| store.load_entity("Rows", row(n)));
+        (store, (0..rows).map(|n| deletion(row(n), Condition::Any)).collect())
     }
 
     #[tokio::test]
     async fn rows_are_deleted_in_chunks_of_a_hundred() {
         for rows in [0, 1, 99, 100, 101, 250, 2500] {
-            let (store, keys) = table(rows).await;
-            let deleted = delete_rows(&*store.account().tables, "Rows", keys).await.unwrap();
+            let (store, deletions) = table(rows).await;
+            let deleted = delete_rows(&*store.account().tables, "Rows", deletions).await.unwrap();
             assert_eq!((deleted, store.entities("Rows").len()), (rows as u64, 0));
         }
     }
 
     #[tokio::test]
     async fn rows_that_are_gone_are_skipped_and_the_others_deleted_one_by_one() {
-        let (store, keys) = table(150).await;
+        let (store, deletions) = table(150).await;
         let tables = store.account().tables;
-        for (partition_key, row_key) in [&keys[3], &keys[120]] {
-            let (partition_key, row_key) = (partition_key.clone(), row_key.clone());
-            let gone = TableOperation::Delete { partition_key, row_key, condition: Condition::Any };
-            tables.execute("Rows", gone).await.unwrap();
+        for gone in [3, 120] {
+            tables.execute("Rows", deletions[gone].clone()).await.unwrap();
         }
-        let deleted = delete_rows(&*tables, "Rows", keys).await.unwrap();
+        let deleted = delete_rows(&*tables, "Rows", deletions).await.unwrap();
         assert_eq!((deleted, store.entities("Rows").len()), (148, 0));
     }
 
     #[tokio::test]
     async fn a_failure_is_told_and_a_second_call_deletes_the_rest() {
-        let (store, keys) = table(300).await;
+        let (store, deletions) = table(300).await;
         let tables = store.account().tables;
-        let mut oversized = keys.clone();
-        oversized[150].0 = "another partition".into();
-        assert!(delete_rows(&*tables, "Rows", oversized).await.is_err());
-        let left = store.entities("Rows").into_iter().map(|row| (row.partition_key, row.row_key)).collect();
+        let mut wrong = deletions;
+        wrong[150] = deletion(Entity::new("another partition", "00150"), Condition::Any);
+        assert!(delete_rows(&*tables, "Rows", wrong).await.is_err());
+        let left = store.entities("Rows").into_iter().map(|row| deletion(row, Condition::Any)).collect();
         delete_rows(&*tables, "Rows", left).await.unwrap();
         assert!(store.entities("Rows").is_empty());
     }

@@ -12,6 +12,7 @@ mod lists;
 mod live_entities;
 mod orchestrations;
 mod purge;
+mod purge_many;
 mod rewind;
 mod rewind_storage;
 mod support;

@@ -213,7 +213,7 @@ impl TableStore for Watched {
 
     async fn query(&self, table: &str, query: &TableQuery) -> Result<EntityPage> {
         let page = self.inner.query(table, query).await?;
-        if table == INSTANCES && query.top != Some(1) {
+        if table == INSTANCES && query.top.is_some() {
             let held = self.held.fetch_add(page.entities.len(), Ordering::SeqCst) + page.entities.len();
             self.most_held.fetch_max(held, Ordering::SeqCst);
         }

@@ -241,11 +241,12 @@ pub async fn a_transaction_is_all_or_nothing(account: &StorageAccount, prefix: &
     let failing = [
         (Op::Insert(row("merge")), ErrorKind::AlreadyExists, 409, "EntityAlreadyExists"),
         (
-            Op::Replace(row("replace"), Condition::Matches(old)),
+            Op::Replace(row("replace"), Condition::Matches(old.clone())),
             ErrorKind::Conflict,
             412,
             "UpdateConditionNotSatisfied",
         ),
+        (delete("replace", Condition::Matches(old)), ErrorKind::Conflict, 412, "UpdateConditionNotSatisfied"),
         (Op::Merge(row("missing"), Condition::Any), ErrorKind::NotFound, 404, "ResourceNotFound"),
         (delete("missing", Condition::Any), ErrorKind::NotFound, 404, "ResourceNotFound"),
     ];
@@ -425,12 +426,12 @@ pub async fn an_unclosed_quote_is_refused(account: &StorageAccount, prefix: &str
 /// Projections.
 pub async fn a_selection_returns_only_what_it_names(account: &StorageAccount, prefix: &str) {
     let name = table(account, prefix).await;
-    insert(account, &name, row("r").with("A", 1).with("B", 2)).await;
+    let etag = insert(account, &name, row("r").with("A", 1).with("B", 2)).await;
     let select = ["A", "RowKey", "Missing"].map(str::to_owned).to_vec();
     let query = TableQuery { select, ..TableQuery::default() };
     let page = account.tables.query(&name, &query).await.unwrap();
     let found = &page.entities[0];
     assert_eq!((found.partition_key.as_str(), found.row_key.as_str()), ("", "r"));
-    assert_eq!(found.timestamp, None);
+    assert_eq!((found.timestamp, found.etag.as_ref()), (None, Some(&etag)));
     assert_eq!(found.columns, Entity::default().with("A", 1).columns);
 }
