@@ -1,4 +1,4 @@
-//! What `taskhub bench` says of its requests is what the emulator has answered: its access log knows nothing of
+//! What programs say of their requests. What `taskhub bench` says is what the emulator has answered: its access log knows nothing of
 //! our counting.
 
 #![allow(clippy::print_stdout, reason = "the test that starts it reads the figures")]
@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use azurite_tests::{connection, process::taskhub};
-use serde_json::Value;
+use azurite_tests::process::{Signal, Site, taskhub};
+use azurite_tests::{connection, on_a_hub};
+use serde_json::{Value, json};
+use taskhub_client::Start;
 
 /// Name of the variable with the emulator's log.
 const LOG_VARIABLE: &str = "TASKHUB_TEST_ACCESS_LOG";
@@ -121,6 +123,56 @@ fn counted_and_logged(scenarios: &[&[&str]]) -> Result<()> {
         println!("{arguments:?}: {all} requests, difference 0");
     }
     Ok(())
+}
+
+/// Requests by orchestration, meter and operation.
+fn bill(report: &Value) -> Result<BTreeMap<[Option<String>; 3], u64>> {
+    let lines = report["lines"].as_array().context("no lines")?;
+    let names = ["orchestration", "meter", "operation"];
+    let kind = |line: &Value| names.map(|name| line[name].as_str().map(str::to_owned));
+    lines.iter().map(|line| Ok((kind(line), line["requests"].as_u64().context("no number")?))).collect()
+}
+
+#[tokio::test]
+async fn a_worker_tells_what_its_requests_cost_while_it_runs_and_when_it_has_ended() -> Result<()> {
+    on_a_hub(async |hub| {
+        let site = Site::new(hub.name(), &json!({"maxQueuePollingInterval": "00:00:01"}))?;
+        let log = site.directory().join("costs.jsonl");
+        let options = ["--health-listen", "127.0.0.1:0", "--cost-log", &log.to_string_lossy()];
+        let mut worker = site.start("w", "w", &options)?;
+        worker.runs().await;
+        hub.client()?.start(Start::new("HelloSequence").instance_id("a")).await?;
+        hub.until("a", "finished", |state| state.completed_at.is_some()).await;
+
+        let text = worker.log_text();
+        let address = text.split("Health endpoints at http://").nth(1).context("no endpoints")?;
+        let address = address.split('/').next().context("no address")?;
+        let mut command = Command::new(taskhub());
+        command.args(["cost", "--output", "json", &format!("http://{address}/metrics")]);
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let running = bill(&serde_json::from_slice(&output.stdout)?)?;
+        let kind = |name: &str, meter: &str, operation: &str| {
+            [(!name.is_empty()).then_some(name), Some(meter), Some(operation)].map(|s| s.map(str::to_owned))
+        };
+        ensure!(
+            running.contains_key(&kind("HelloSequence", "table", "EntityGroupTransaction"))
+                && running.contains_key(&kind("HelloSequence", "queue class 1", "PutMessage"))
+                && running.contains_key(&kind("", "queue class 2", "GetMessages")),
+            "{running:?}"
+        );
+
+        worker.send(Signal::Terminate).await?;
+        ensure!(worker.ended().await?.success(), "{}", worker.log_text());
+        let report: Value = serde_json::from_str(std::fs::read_to_string(&log)?.trim_end())?;
+        let ended = bill(&report)?;
+        ensure!(report["worker"] == "w" && report["requests"] == ended.values().sum::<u64>(), "{report}");
+        for (kind, requests) in &running {
+            ensure!(ended.get(kind) >= Some(requests), "{kind:?}: {running:?} {ended:?}");
+        }
+        site.remove()
+    })
+    .await
 }
 
 /// The test of this name, with an emulator for itself that logs.

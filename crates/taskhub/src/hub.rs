@@ -9,7 +9,7 @@ use taskhub_storage::StorageAccount;
 use taskhub_storage::azure::{AzureOptions, AzureStore};
 use taskhub_storage::connection::{ConnectionSettings, ConnectionStringError};
 use taskhub_storage::memory::MemoryStore;
-use taskhub_storage::request::OperationCounts;
+use taskhub_storage::request::{OperationCounts, RequestSettings};
 use taskhub_worker::{Worker, WorkerBuilder};
 
 /// Environment variable with the connection string; with the feature `entra`, `…__accountName` beside it
@@ -125,8 +125,10 @@ impl TaskHub {
     /// # Errors
     /// The name is wrong.
     pub fn in_memory(name: &str, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let account = MemoryStore::new(clock.clone()).account();
-        Self::open_with(account, settings(name)?, clock, Arc::new(RandomIds))
+        let requests = OperationCounts::default();
+        let account =
+            MemoryStore::new(clock.clone()).account().layered(RequestSettings::default(), &requests);
+        Ok(Self { requests, ..Self::open_with(account, settings(name)?, clock, Arc::new(RandomIds))? })
     }
 
     /// Begins a worker of this hub, with a worker id that no other has.

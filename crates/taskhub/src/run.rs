@@ -80,10 +80,14 @@ impl TaskHub {
     /// The worker or its endpoint failed, or a second signal came.
     pub async fn run(&self, worker: Worker) -> Result<(), RunError> {
         let mut options = RunOptions::from_env()?;
-        self.hub().metrics.register(&mut options.metrics);
-        register_requests(self.requests(), &mut options.metrics);
-        worker.metrics().register(&mut options.metrics);
+        self.show_counts(&worker, &mut options.metrics);
         run(worker, options, on_signals().map_err(RunError::Signals)?).await
+    }
+
+    fn show_counts(&self, worker: &Worker, metrics: &mut Registry) {
+        self.hub().metrics.register(metrics);
+        register_requests(self.requests(), metrics);
+        worker.metrics().register(metrics);
     }
 }
 
@@ -136,8 +140,10 @@ mod tests {
         let address = free.local_addr().unwrap();
         drop(free);
         let hub = TaskHub::in_memory("Test", Arc::new(VirtualClock::default())).unwrap();
-        let options = RunOptions { health_listen: Some(address), ..RunOptions::default() };
-        let running = tokio::spawn(run(hub.worker().build().unwrap(), options, signals.clone()));
+        let mut options = RunOptions { health_listen: Some(address), ..RunOptions::default() };
+        let worker = hub.worker().build().unwrap();
+        hub.show_counts(&worker, &mut options.metrics);
+        let running = tokio::spawn(run(worker, options, signals.clone()));
         let readyz = format!("http://{address}/readyz");
         eventually("it is ready", || async { probe(&readyz, HEALTHCHECK_TIMEOUT).await.ok() }).await;
         (address, running)
@@ -152,6 +158,20 @@ mod tests {
         running.await.unwrap().unwrap();
         let gone = probe(&livez_at(address), HEALTHCHECK_TIMEOUT).await;
         assert!(matches!(gone, Err(ProbeError::Connection { .. })), "{gone:?}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_shows_what_its_requests_cost() {
+        let signals = Signals::default();
+        let (address, running) = started(&signals).await;
+        let metrics = taskhub_http::fetch(&format!("http://{address}/metrics"), HEALTHCHECK_TIMEOUT).await;
+        let metrics = metrics.unwrap();
+        // Four control queues and that of the activities.
+        let line = "taskhub_storage_requests_total{meter=\"queue class 1\",operation=\"CreateQueue\",orchestration=\"\"} 5";
+        assert!(metrics.lines().any(|l| l == line), "{metrics}");
+        assert!(metrics.lines().any(|l| l == "taskhub_partitions_owned 4"), "{metrics}");
+        signals.first.cancel();
+        running.await.unwrap().unwrap();
     }
 
     #[tokio::test]
