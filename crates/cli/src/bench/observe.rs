@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskhub_core::{
     ActivityWorkItem, EpisodeCommit, GiveBackReason, InstanceId, LockToken, OrchestrationService,
-    OrchestrationStatus, OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp,
+    OrchestrationStatus, OrchestrationWorkItem, ServiceError, ServiceStatus, TaskMessage, Timestamp,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -87,7 +87,7 @@ impl EntityTally {
     }
 }
 
-/// A backend that tells.
+/// A backend that tells. Hands on every method, those with a default too: what is measured is what runs.
 pub(super) struct Observed {
     pub(super) service: Arc<dyn OrchestrationService>,
     pub(super) waiting: Waiting,
@@ -188,5 +188,9 @@ impl OrchestrationService for Observed {
 
     async fn give_back_activity(&self, token: LockToken, reason: GiveBackReason) -> Result<(), ServiceError> {
         self.service.give_back_activity(token, reason).await
+    }
+
+    fn status(&self) -> ServiceStatus {
+        self.service.status()
     }
 }
