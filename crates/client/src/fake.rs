@@ -222,7 +222,9 @@ impl OrchestrationServiceClient for FakeService {
             let entity_unwanted = prefix.is_empty() && query.exclude_entities && id.is_entity();
             let before = query.key_from.as_deref().is_some_and(|from| id.as_str() < from);
             let behind = query.key_before.as_deref().is_some_and(|end| id.as_str() >= end);
-            if !id.as_str().starts_with(prefix) || entity_unwanted || before || behind {
+            let early = query.created_from.is_some_and(|from| s.created_at < from);
+            let late = query.created_to.is_some_and(|to| s.created_at > to);
+            if !id.as_str().starts_with(prefix) || entity_unwanted || before || behind || early || late {
                 return false;
             }
             query.statuses.is_empty() || s.status.is_some_and(|status| query.statuses.contains(&status))

@@ -170,7 +170,8 @@ mod tests {
             .unless_active();
         client.start(start).await.unwrap();
         let request = &fake.started()[0];
-        assert_eq!(request.instance_id.as_str(), "order-17");
+        assert_eq!((request.name.as_str(), request.instance_id.as_str()), ("Greet", "order-17"));
+        assert_eq!(request.input.as_deref(), Some("{}"));
         assert_eq!(request.version.as_deref(), Some("2.0"));
         assert_eq!(request.tags.as_ref().and_then(|t| t.get("env")), Some("prod"));
         assert_eq!(request.scheduled_start_at, Some(at));

@@ -127,7 +127,29 @@ mod tests {
         assert_eq!(page.len(), 2);
         assert_eq!(token, "Continuation token for next set of results: 'b'\n");
         let ran = run(hub(), &["get-instances", "--top", "2", "--continuation-token", "b"]).await;
-        assert!(ran.out.ends_with("]\nContinuation token for next set of results: ''\n"), "{}", ran.out);
+        let (array, token) = ran.out.rsplit_once("]\n").unwrap();
+        assert_eq!(token, "Continuation token for next set of results: ''\n");
+        let page: Vec<serde_json::Value> = serde_json::from_str(&format!("{array}]")).unwrap();
+        assert!(page.len() == 1 && page[0].to_string().contains("\"c\""), "{}", ran.out);
+    }
+
+    #[tokio::test]
+    async fn ten_instances_are_listed_by_default_and_dates_and_statuses_choose_them() {
+        let many = || (0..12).fold(hub(), |fake, n| fake.with_state(&format!("i{n:02}"), Completed));
+        let listed = async |fake, arguments: &[&str]| -> Vec<serde_json::Value> {
+            let ran = run(fake, &[&["get-instances"], arguments].concat()).await;
+            succeeded(&ran);
+            let (array, _) = ran.out.rsplit_once("]\n").unwrap();
+            serde_json::from_str(&format!("{array}]")).unwrap()
+        };
+        assert_eq!(listed(many(), &[]).await.len(), 10);
+        assert_eq!(listed(many(), &["--top", "100"]).await.len(), 15);
+        assert_eq!(listed(many(), &["--top", "100", "--runtime-status", "running FAILED"]).await.len(), 2);
+        // All were created on 15 January 2026 at 09:30:00.1234567.
+        assert_eq!(listed(hub(), &["--created-before", "2026-01-15T09:30Z"]).await.len(), 0);
+        assert_eq!(listed(hub(), &["--created-before", "2026-01-15T09:30:00.1234567Z"]).await.len(), 3);
+        assert_eq!(listed(hub(), &["--created-after", "2026-01-15T09:30:00.1234567Z"]).await.len(), 3);
+        assert_eq!(listed(hub(), &["--created-after", "2026-01-15T09:31Z"]).await.len(), 0);
     }
 
     #[tokio::test]

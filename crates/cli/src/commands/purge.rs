@@ -139,9 +139,17 @@ mod tests {
     use crate::commands::testing::{run, succeeded};
     use taskhub_client::fake::FakeService;
     use taskhub_core::OrchestrationStatus::{Completed, Failed, Running};
+    use taskhub_core::Timestamp;
 
     fn hub() -> FakeService {
         FakeService::default().with_state("a", Completed).with_state("b", Failed).with_state("c", Running)
+    }
+
+    /// The same, and a finished instance whose siblings were created at this time.
+    fn hub_of(created_at: &str) -> FakeService {
+        let at = Timestamp::parse(created_at).unwrap();
+        let old = |fake: FakeService, id| fake.with(id, |state| state.created_at = at);
+        ["a", "b", "c"].into_iter().fold(hub().with_state("new", Completed), old)
     }
 
     #[tokio::test]
@@ -153,7 +161,7 @@ mod tests {
             "--runtime-status",
             "failed completed",
         ];
-        let ran = run(hub(), &line).await;
+        let ran = run(hub_of("2021-11-14T19:35:00Z"), &line).await;
         succeeded(&ran);
         assert_eq!(
             ran.out,
@@ -161,7 +169,12 @@ mod tests {
              '2021-11-14T19:35:00Z' and whose runtime status matched one of the following: [Failed, Completed]\n\
              Instances deleted: 2\nRows deleted: 0\n"
         );
-        assert_eq!(ran.fake.ids(), ["c"]);
+        assert_eq!(ran.fake.ids(), ["c", "new"]);
+        let ran = run(hub_of("2021-11-14T19:35:00.0000001Z"), &line).await;
+        assert_eq!(ran.fake.ids().len(), 4, "{}", ran.out);
+        let after = ["purge-history", "--created-after", "2021-11-14T19:36Z"];
+        let ran = run(hub_of("2021-11-14T19:35:00Z"), &after).await;
+        assert_eq!(ran.fake.ids(), ["a", "b", "c"], "{}", ran.out);
     }
 
     #[tokio::test]
@@ -182,6 +195,7 @@ mod tests {
     #[tokio::test]
     async fn old_instances_are_purged_by_age_and_a_dry_run_counts_them() {
         let line = ["purge-history", "--older-than", "30d"];
+        let hub = || hub_of("2025-12-16T09:30:00Z");
         let ran = run(hub(), &[&line[..], &["--dry-run"]].concat()).await;
         succeeded(&ran);
         assert_eq!(
@@ -189,12 +203,12 @@ mod tests {
             "Would purge orchestration history for all instances created between '0001-01-01T00:00:00' and \
              '2025-12-16T09:30:00.1234567Z'\nInstances: 2\n"
         );
-        assert_eq!(ran.fake.ids().len(), 3);
+        assert_eq!(ran.fake.ids().len(), 4);
         let ran = run(hub(), &[&line[..], &["--output", "json"]].concat()).await;
         succeeded(&ran);
         let document: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
         assert_eq!((document["instancesDeleted"].as_u64(), document["cursor"].is_null()), (Some(2), true));
-        assert_eq!(ran.fake.ids(), ["c"]);
+        assert_eq!(ran.fake.ids(), ["c", "new"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -174,6 +174,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn inputs_and_outputs_are_shown_where_that_is_asked_for() {
+        let line = ["get-runtime-status", "--id", "a"];
+        for (flags, input, output) in [
+            (&[][..], false, false),
+            (&["--show-input", "true", "--show-output", "true"], true, true),
+            (&["--show-input", "--show-output", "false"], true, false),
+            (&["--show-output"], false, true),
+        ] {
+            let fake = FakeService::default().with_state("a", Completed).with("a", |state| {
+                (state.input, state.output) = (Some("\"in\"".into()), Some("\"out\"".into()));
+            });
+            let ran = run(fake, &[&line[..], flags].concat()).await;
+            succeeded(&ran);
+            let status: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+            let shown = |name: &str, text: &str| status[name].to_string().contains(text);
+            assert_eq!(
+                (shown("Input", "in"), shown("Output", "out")),
+                (input, output),
+                "{flags:?} {}",
+                ran.out
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn a_missing_instance_is_reported_with_exit_code_0() {
         let ran = run(FakeService::default(), &["get-runtime-status", "--id", "a"]).await;
         succeeded(&ran);

@@ -321,6 +321,10 @@ mod tests {
         let (config, err) = case.load(&["--task-hub-name", "Hub", "--connection-string", "x"]);
         assert!(config.is_ok());
         assert_eq!(err, "");
+        let named = Case::new(None, None).variable("Emulator", "x");
+        let (config, err) =
+            named.load(&["--task-hub-name", "Hub", "--connection-string-setting", "Emulator"]);
+        assert_eq!((config.is_ok(), err.as_str()), (true, ""));
         let (_, err) = case.load(&["--connection-string", "x"]);
         assert!(
             err.contains("No host.json in") && err.contains("Using task hub 'DurableFunctionsHub'."),

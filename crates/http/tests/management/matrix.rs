@@ -34,6 +34,9 @@ async fn check_with(options: &Options, line: &str, expected: [u16; 9]) {
         {
             reply.has_no_body();
         }
+        if line.starts_with("DELETE") {
+            assert_eq!(api.fake.ids().len(), usize::from(expected == 400), "{line} {status:?}");
+        }
         if line.contains("/x/") && !line.contains("/restart") {
             let done = api.fake.sent().len() + api.fake.rewound().len();
             assert_eq!(done, usize::from(expected == 202), "{line} {status:?}");

@@ -128,6 +128,36 @@ async fn an_instance_started_again_during_its_purge_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_purge_of_a_time_in_which_nothing_was_created_finds_nothing() {
+    let world = World::new().await;
+    world.finished("x");
+    for query in ["createdTimeFrom=2999-01-01", "createdTimeFrom=2000-01-01&createdTimeTo=2000-01-02"] {
+        let reply = world.api.send(&format!("DELETE /instances?{query}"), None).await;
+        assert_eq!(reply.code, 404, "{query}");
+        reply.has_no_body();
+        assert_eq!(world.status("x").await["runtimeStatus"], "Completed");
+    }
+    let reply = world.api.send("DELETE /instances?createdTimeFrom=2026-01-15", None).await;
+    assert_eq!((reply.code.as_u16(), reply.body.as_str()), (200, r#"{"instancesDeleted":1}"#));
+    assert_eq!(world.api.send("GET /instances/x", None).await.code, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn inputs_and_outputs_that_lie_in_blobs_are_shown_in_full() {
+    let world = World::new().await;
+    let large = "x".repeat(70 * 1024);
+    let body = format!("\"{large}\"");
+    assert_eq!(world.api.send("POST /orchestrators/EchoInput/x", Some(&body)).await.code, 202);
+    assert!(!world.hub.memory().unwrap().blobs("testhub-largemessages").is_empty());
+    assert_eq!(world.status("x").await["input"], large.as_str(), "before the first episode");
+    let worker = world.worker();
+    world.until("x", "Completed").await;
+    let status = world.status("x").await;
+    assert_eq!((&status["input"], &status["output"]), (&json!(large), &json!(large)));
+    worker.shutdown();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_purge_by_filter_may_take_longer_than_other_requests() {
     let world = World::new().await;
     for n in 0..40 {

@@ -8,6 +8,7 @@ use taskhub_client::{ListOptions, Start, TaskHubClient};
 use taskhub_core::OrchestrationStatus::{Completed, Pending, Running};
 use taskhub_core::{InstanceFetch, InstanceQuery, OrchestrationState, Timestamp};
 use taskhub_storage::Entity;
+use taskhub_storage::request::{OperationCounts, RequestSettings};
 use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
 use tokio::time::Instant;
 
@@ -118,6 +119,28 @@ fn large_hub(ids: impl Iterator<Item = String>) -> World {
         store.load_entity("ScenarioHubInstances", row);
     }
     world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_dropped_asks_for_nothing_more() {
+    let world = large_hub((0..5_000).map(|n| format!("i{n:04}")));
+    let plan = FaultPlan::default();
+    plan.add(Rule::on_all(Effect::DelayBefore(Duration::from_millis(30))));
+    let counts = OperationCounts::default();
+    let mut hub = world.hub.open("client").unwrap();
+    hub.account = FaultyAccount::wrap(hub.account, &plan).layered(RequestSettings::default(), &counts);
+    let client = TaskHubClient::new(Arc::new(AzureStorageClient::new(hub)));
+    let query = InstanceQuery { page_size: Some(100), ..InstanceQuery::default() };
+    let mut stream = client.list_stream(query.clone(), ListOptions::default());
+    assert!(!stream.next().await.unwrap().unwrap().is_empty());
+    drop(stream);
+    let mut pages = client.pages(query);
+    pages.next().await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(10), pages.next()).await.is_err());
+    let asked = counts.of("QueryEntities").count;
+    assert!(asked < 50, "{asked}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(counts.of("QueryEntities").count, asked);
 }
 
 /// Lists 20,000 instances with 30 ms more for each request: one page after the other, and at once.

@@ -239,9 +239,8 @@ async fn exactly_what_has_finished_is_removed_whatever_the_ids() {
                 ["Completed", "Failed", "Terminated", "Running", "Pending"][ids.random() as usize % 5];
             let rows =
                 [0, 1, 5, 120, 3, 2, 1, 4, 0, 1, 2, 3, 5, 7, 30, 1_100][(ids.random() >> 8) as usize % 16];
-            let random = u64::from(ids.random()) << 32 | u64::from(ids.random());
             let blobs = [(0, 0), (0, 0), (1, 0), (2, 1)][(ids.random() >> 8) as usize % 4];
-            let instance = Instance::new(odd_id(random), status, rows).with_blobs(blobs.0, blobs.1);
+            let instance = Instance::new(odd_id(ids.random()), status, rows).with_blobs(blobs.0, blobs.1);
             instances.insert(instance.id.clone(), instance);
         }
         let instances: Vec<_> = instances.into_values().collect();

@@ -361,6 +361,28 @@ async fn a_failed_sub_orchestration_is_rewound_with_its_parent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sub_orchestration_that_failed_by_itself_is_rewound_with_its_parent() {
+    let plant = Plant::broken(&["self"]);
+    let world = World::new();
+    let worker = world.worker(|builder| {
+        let outer = |ctx: OrchestrationContext, (): ()| async move {
+            let id = Some(InstanceId::new("child"));
+            let options = SubOrchestrationOptions { instance_id: id, ..SubOrchestrationOptions::default() };
+            let done: String = ctx.call_sub_orchestration_with("SelfFail", (), options).await?;
+            Ok::<_, OrchestratorError>(done)
+        };
+        plant.register(builder).orchestration("Outer", outer)
+    });
+    world.start("x", Start::new("Outer")).await;
+    assert_eq!(world.end("x").await.status, Some(Failed));
+    assert_eq!(world.state("child").await.status, Some(Failed));
+    plant.repair("self");
+    rewind(&world).await;
+    end_with(world, worker, "\"before\"").await;
+    plant.attempts(&[("before", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nested_sub_orchestrations_are_rewound_down_to_the_failed_activity() {
     nested(3).await;
 }
