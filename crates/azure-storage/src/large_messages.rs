@@ -11,9 +11,9 @@ use crate::hub::Hub;
 use crate::message;
 use crate::tracking::purge::DELETE_CONCURRENCY;
 
-/// What the file names of messages begin with (see [`message::blob_name`]).
+/// What the file names of messages begin with, as [`message`] makes them.
 const MESSAGE_PREFIX: &str = "message-";
-/// What the file names of large columns begin with (see [`crate::tracking::blob_column`]).
+/// What the file names of large columns begin with, as [`crate::tracking::blob_column`] makes them.
 const COLUMN_PREFIX: &str = "history-";
 
 /// A message or column refers to a blob that is not there.
