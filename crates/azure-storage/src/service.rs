@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use taskhub_core::{
     ActivityWorkItem, EpisodeCommit, ErrorKind, EventKind, GiveBackReason, LockToken, OrchestrationService,
-    OrchestrationWorkItem, Readiness, ServiceError, ServiceStatus, TaskMessage, Timestamp,
+    OrchestrationWorkItem, Readiness, ServiceError, ServiceStatus, TaskMessage, Timestamp, UnreadableMessage,
 };
 use taskhub_storage::request::on_behalf_of;
 use tokio::task::JoinHandle;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::checkpoint;
-use crate::dead_letter::failure::reason_of;
+use crate::dead_letter::failure::{Failure, Reason, reason_of};
 use crate::dead_letter::recorder::Recorder;
 use crate::hub::Hub;
 use crate::instance_names::{InstanceNames, account};
@@ -351,6 +351,29 @@ impl OrchestrationService for AzureStorageService {
         reason: GiveBackReason,
     ) -> Result<(), ServiceError> {
         self.running()?.shared.abandon(token, reason).await;
+        Ok(())
+    }
+
+    async fn set_aside(
+        &self,
+        token: LockToken,
+        messages: Vec<UnreadableMessage>,
+    ) -> Result<(), ServiceError> {
+        let shared = &self.running()?.shared;
+        let guard = shared.session_guard(token);
+        let mut kept = Vec::new();
+        for message in shared.sessions.current(token) {
+            match messages.iter().find(|unreadable| unreadable.message == *message.task()) {
+                None => kept.push(message),
+                Some(unreadable) => {
+                    let detail = unreadable.reason.clone();
+                    let failure = Failure { reason: Reason::UnreadableEntityEvent, detail };
+                    shared.put_back_failed(&message, failure).await;
+                }
+            }
+        }
+        shared.sessions.admit(token, kept, Vec::new());
+        guard.disarm();
         Ok(())
     }
 

@@ -49,6 +49,6 @@ pub use readiness::{Readiness, ServiceStatus};
 pub use rewind::{RewindOutcome, RewindRequest, Rewound};
 pub use service::{
     ActivityWorkItem, EpisodeCommit, GiveBackReason, LockToken, OrchestrationService,
-    OrchestrationServiceClient, OrchestrationWorkItem, StartRequest,
+    OrchestrationServiceClient, OrchestrationWorkItem, StartRequest, UnreadableMessage,
 };
 pub use timestamp::{ParseTimestampError, Timestamp};

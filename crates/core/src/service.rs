@@ -82,6 +82,15 @@ pub enum GiveBackReason {
     },
 }
 
+/// A message of a work item that the worker cannot make sense of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableMessage {
+    /// The message as the work item has it.
+    pub message: TaskMessage,
+    /// Why, for a person; without payloads.
+    pub reason: String,
+}
+
 /// A backend as a worker sees it.
 ///
 /// A work item is locked by `lock_next_*`, kept by `renew_*`, ended by `complete_*` or `abandon_*`; an
@@ -138,6 +147,18 @@ pub trait OrchestrationService: Send + Sync {
     ) -> Result<(), ServiceError> {
         let _ = reason;
         self.abandon_orchestration(token).await
+    }
+
+    /// Puts messages aside that the worker cannot make sense of, so that the work item is completed without them:
+    /// they come back after a growing delay, and a person is told. A backend that does nothing consumes them with
+    /// the others.
+    async fn set_aside(
+        &self,
+        token: LockToken,
+        messages: Vec<UnreadableMessage>,
+    ) -> Result<(), ServiceError> {
+        let _ = (token, messages);
+        Ok(())
     }
 
     /// Waits for more messages of a completed work item's instance, keeping it locked (an extended

@@ -13,8 +13,9 @@ use crate::batch::caller;
 use crate::event_name::{self, EntityEventKind};
 use crate::{
     BatchResult, EntityAction, EntityId, EntityStatus, OperationRequest, ReleaseMessage, RequestMessage,
-    ResponseMessage, SchedulerState, WireError,
+    ResponseMessage, SchedulerState, WireError, sections,
 };
+use uuid::Uuid;
 
 /// How much too early a delayed request may come and is run nevertheless.
 /// Source: Azure/durabletask, `TaskEntityDispatcher.DetermineWork`.
@@ -77,6 +78,7 @@ pub struct Batch {
     too_early: Vec<RequestMessage>,
     goes_on: bool,
     unreadable: Vec<Unreadable>,
+    is_idle: bool,
 }
 
 /// An event that is no message to an entity.
@@ -86,6 +88,8 @@ pub struct Unreadable {
     pub event_name: String,
     /// Where reading ended.
     pub error: WireError,
+    /// The message it came in; `None` if it has been in the stored history.
+    pub message: Option<TaskMessage>,
 }
 
 impl Batch {
@@ -100,6 +104,11 @@ impl Batch {
     /// keeps it from ever working again.
     pub fn unreadable(&self) -> &[Unreadable] {
         &self.unreadable
+    }
+
+    /// Whether there is nothing but events that could not be read, so that nothing is to be stored.
+    pub fn is_idle(&self) -> bool {
+        self.is_idle
     }
 }
 
@@ -168,26 +177,29 @@ impl Entity {
     ) -> Result<Option<Batch>, EntityError> {
         let Some(events) = self.reconcile(messages)? else { return Ok(None) };
         let started_at = self.started.as_ref().map_or(now, |started| started.at);
+        self.scheduler.sections.forget(now);
         let mut batch = Batch::default();
         let mut of_lock_holder = VecDeque::new();
         let mut suspended =
             std::mem::take(&mut self.scheduler.suspended) && now.saturating_since(started_at) <= SUSPENSION;
-        for (name, input) in events {
-            let taken = match event_name::kind(&name) {
-                EntityEventKind::Request => RequestMessage::from_json(&input)
+        let mut is_idle = true;
+        for (message, is_new) in events {
+            let EventKind::EventRaised { name, input, .. } = &message.event.kind else { continue };
+            let (name, input) = (name.as_deref().unwrap_or_default(), input.as_deref().unwrap_or_default());
+            let taken = match event_name::kind(name) {
+                EntityEventKind::Request => RequestMessage::from_json(input)
                     .map(|request| self.take_in(request, now, &mut of_lock_holder, &mut batch)),
-                EntityEventKind::Release => ReleaseMessage::from_json(&input).map(|release| {
-                    if self.scheduler.locked_by == release.parent_instance_id {
-                        self.scheduler.locked_by = None;
-                    }
-                }),
+                EntityEventKind::Release => ReleaseMessage::from_json(input)
+                    .map(|release| self.release(&release, &of_lock_holder, now)),
                 EntityEventKind::Continue => {
                     suspended = false;
                     Ok(())
                 }
             };
+            is_idle &= taken.is_err() && is_new;
             if let Err(error) = taken {
-                batch.unreadable.push(Unreadable { event_name: name, error });
+                let event_name = name.to_owned();
+                batch.unreadable.push(Unreadable { event_name, error, message: is_new.then_some(message) });
             }
         }
         // Whoever holds the lock goes first.
@@ -195,43 +207,44 @@ impl Entity {
         if !suspended {
             self.fill(&mut batch, settings.max_entity_operation_batch_size);
         }
+        let has_work = !batch.operations.is_empty() || batch.lock_request.is_some() || batch.goes_on;
+        batch.is_idle = is_idle && !batch.unreadable.is_empty() && !has_work;
         Ok(Some(batch))
     }
 
-    /// Names and contents of the events that concern this execution; `None` when the work item is stale.
+    /// The events that concern this execution, and whether they come in messages; `None` when the work item is
+    /// stale.
     /// Source: Azure/durabletask, `TaskOrchestrationDispatcher.ReconcileMessagesWithState`.
     fn reconcile(
         &mut self,
         messages: Vec<TaskMessage>,
-    ) -> Result<Option<Vec<(String, String)>>, EntityError> {
+    ) -> Result<Option<Vec<(TaskMessage, bool)>>, EntityError> {
         if self.is_invalid {
             return Ok(None);
         }
-        let mut events = std::mem::take(&mut self.unhandled);
-        for TaskMessage { event, target, .. } in messages {
-            match (event.kind, &self.started) {
-                (EventKind::ExecutionStarted(started), None) => self.start(started, event.timestamp)?,
+        let own = OrchestrationInstance::current(self.instance_id.clone());
+        let unhandled = std::mem::take(&mut self.unhandled);
+        let mut events: Vec<_> =
+            unhandled.into_iter().map(|event| (TaskMessage::new(event, own.clone()), false)).collect();
+        for mut message in messages {
+            match (message.event.kind, &self.started) {
+                (EventKind::ExecutionStarted(started), None) => {
+                    self.start(started, message.event.timestamp)?;
+                }
                 (EventKind::ExecutionStarted(_), Some(_)) => {}
                 (_, None) => return Ok(None),
                 (kind, Some(started)) => {
+                    message.event.kind = kind;
                     let current = &started.event.instance.execution_id;
-                    let wanted = target.execution_id.filter(|id| !id.as_str().trim().is_empty());
-                    if wanted.is_none() || wanted == *current {
-                        events.push(HistoryEvent { kind, ..event });
+                    let wanted = message.target.execution_id.as_ref();
+                    let wanted = wanted.filter(|id| !id.as_str().trim().is_empty());
+                    if wanted.is_none() || wanted == current.as_ref() {
+                        events.push((message, true));
                     }
                 }
             }
         }
-        if self.started.is_none() {
-            return Ok(None);
-        }
-        let raised = events.into_iter().filter_map(|event| match event.kind {
-            EventKind::EventRaised { name, input, .. } => {
-                Some((name.unwrap_or_default(), input.unwrap_or_default()))
-            }
-            _ => None,
-        });
-        Ok(Some(raised.collect()))
+        Ok(self.started.is_some().then_some(events))
     }
 
     fn take_in(
@@ -248,6 +261,8 @@ impl Entity {
             }
             // Delayed requests have no order.
             Some(_) => vec![request],
+            // Nobody can tell which run of the episode is stored: that of the older stamp, perhaps.
+            None if self.is_overtaken_lock_request(&request, of_lock_holder) => vec![request],
             None => self.scheduler.sorter.receive_in_order(request),
         };
         for request in deliverable {
@@ -255,6 +270,32 @@ impl Entity {
                 self.scheduler.locked_by.is_some() && self.scheduler.locked_by == request.parent_instance_id;
             let queue = if by_holder { &mut *of_lock_holder } else { &mut self.scheduler.queue };
             queue.push_back(request);
+        }
+    }
+
+    /// Whether a request would be taken for a duplicate because another one for the same section, made by another
+    /// run of the same episode, has come before it.
+    ///
+    /// Differs: DTFx drops it, and its orchestration waits for ever if that was the run that is stored.
+    fn is_overtaken_lock_request(&self, request: &RequestMessage, queued: &VecDeque<RequestMessage>) -> bool {
+        if !request.is_lock_request() || !self.scheduler.sorter.has_passed(request) {
+            return false;
+        }
+        let slot = sections::slot(request);
+        let mut waiting = self.scheduler.queue.iter().chain(queued);
+        let is_queued = waiting.clone().any(|other| other.id == request.id);
+        let is_another = slot.is_some() && waiting.any(|other| sections::slot(other) == slot);
+        !is_queued && (is_another || self.scheduler.sections.is_another(request))
+    }
+
+    fn release(&mut self, release: &ReleaseMessage, queued: &VecDeque<RequestMessage>, now: Timestamp) {
+        let by_holder = self.scheduler.locked_by == release.parent_instance_id;
+        let id = release.id.as_deref().and_then(|id| Uuid::try_parse(id).ok());
+        let mut waiting = self.scheduler.queue.iter().chain(queued);
+        let queued = waiting.find(|request| request.is_lock_request() && Some(request.id) == id);
+        let is_free = self.scheduler.sections.release(id, queued, by_holder, now);
+        if by_holder && is_free {
+            self.scheduler.locked_by = None;
         }
     }
 
@@ -267,6 +308,9 @@ impl Entity {
             }
             let Some(request) = self.scheduler.queue.pop_front() else { return };
             if request.is_lock_request() {
+                if self.scheduler.sections.is_settled(&request) {
+                    continue;
+                }
                 batch.lock_request = Some(request);
                 return;
             }
@@ -293,8 +337,6 @@ impl Entity {
         match lock_request {
             Some(request) if left.is_empty() => {
                 self.lock(request, &mut outbox);
-                // Differs: when a lock is asked for twice, what its holder has sent behind it would wait in DTFx
-                // for a message that the holder sends only then.
                 goes_on |= self.scheduler.may_dequeue();
             }
             Some(request) => left.push_back(request),
@@ -407,15 +449,34 @@ impl Entity {
         outbox.push(instance, EventKind::ExecutionStarted(Box::new(started)));
     }
 
-    /// Locks this entity and passes the request on to the next one; the last one answers.
+    /// Locks this entity, and in the next batch passes the request on to the next one; the last one answers.
+    ///
+    /// Differs: DTFx does both at once. A batch is stored after its messages are sent; if that fails, somebody else
+    /// may lock this entity while the first one goes on with the others, and they wait for each other for ever. The
+    /// request stays in the queue meanwhile, where a worker of .NET finds it.
     fn lock(&mut self, mut request: RequestMessage, outbox: &mut Outbox) {
         let Some(holder) = caller(&request) else { return };
-        self.scheduler.locked_by = Some(holder.instance_id.to_string());
+        let is_locked = self.scheduler.locked_by.is_some();
+        let Some(section) = self.scheduler.sections.pass_on(&request).filter(|_| is_locked) else {
+            self.scheduler.sections.enter(&request, is_locked, outbox.now);
+            self.scheduler.locked_by = Some(holder.instance_id.to_string());
+            // Differs: in DTFx what the holder has sent before it holds the lock waits behind the others, who wait for
+            // the holder; so the request of the run that is stored, behind that of one that is not.
+            let queue = std::mem::take(&mut self.scheduler.queue);
+            let (of_holder, others): (VecDeque<_>, VecDeque<_>) =
+                queue.into_iter().partition(|other| other.parent_instance_id == request.parent_instance_id);
+            self.scheduler.queue.extend([request].into_iter().chain(of_holder).chain(others));
+            return;
+        };
+        let has_own_stamp = request.position == 0 || request.section.is_some();
+        request.section = has_own_stamp.then_some(section);
         request.position = request.position.saturating_add(1);
         let next = request.lock_set.as_ref().and_then(|set| set.get(request.position as usize));
         match next.map(EntityId::instance_id) {
             Some(next) => {
-                self.scheduler.sorter.label_outgoing(&mut request, next.as_str(), outbox.now);
+                // Differs: DTFx stamps it anew. Here it counts as sent as well, but keeps the stamps of who asks, by
+                // which sections are told apart; a receiver does not put it in order.
+                self.scheduler.sorter.label_outgoing(&mut request.clone(), next.as_str(), outbox.now);
                 let name = event_name::REQUEST.to_owned();
                 outbox.send(OrchestrationInstance::current(next), name, Some(request.to_json()));
             }

@@ -54,6 +54,12 @@ pub struct RequestMessage {
     /// When it was sent, for that span.
     #[serde(rename = "requestTime", default, deserialize_with = "time::date::deserialize")]
     pub requested_at: Option<Timestamp>,
+    /// In a lock request that another entity has passed on: name of the critical section, the same for all runs of
+    /// the episode that asks for it. Says, too, that the stamps are still those of the orchestration.
+    ///
+    /// Differs: DTFx has no such member, ignores it, and does not pass it on.
+    #[serde(default)]
+    pub section: Option<Uuid>,
 }
 
 impl RequestMessage {
@@ -74,6 +80,7 @@ impl RequestMessage {
             parent_trace_context: None,
             create_trace: false,
             requested_at: None,
+            section: None,
         }
     }
 
@@ -140,6 +147,7 @@ impl Serialize for RequestMessage {
         optional(&mut map, "parentTraceContext", self.parent_trace_context.as_ref().map(Trace).as_ref())?;
         map.serialize_entry("createTrace", &self.create_trace)?;
         optional(&mut map, "requestTime", self.requested_at.map(time::OffsetDate).as_ref())?;
+        optional(&mut map, "section", self.section.as_ref())?;
         map.end()
     }
 }

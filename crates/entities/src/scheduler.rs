@@ -4,7 +4,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::json::{self, WireError};
-use crate::{MessageSorter, RequestMessage};
+use crate::{MessageSorter, RequestMessage, Sections};
 
 /// What an entity keeps between its batches: the input of its execution.
 /// Source: Azure/durabletask, `SchedulerState`.
@@ -20,6 +20,8 @@ pub struct SchedulerState {
     pub suspended: bool,
     /// Order of what comes and goes.
     pub sorter: MessageSorter,
+    /// Critical sections that are going on or have ended not long ago.
+    pub sections: Sections,
 }
 
 #[derive(Deserialize)]
@@ -36,6 +38,8 @@ struct Read {
     suspended: bool,
     #[serde(default)]
     sorter: Option<MessageSorter>,
+    #[serde(default)]
+    sections: Option<Sections>,
 }
 
 impl SchedulerState {
@@ -75,6 +79,7 @@ impl SchedulerState {
             locked_by: read.locked_by,
             suspended: read.suspended,
             sorter: read.sorter.unwrap_or_default(),
+            sections: read.sections.unwrap_or_default(),
         })
     }
 }
@@ -100,6 +105,9 @@ impl Serialize for SchedulerState {
             map.serialize_entry("suspended", &true)?;
         }
         map.serialize_entry("sorter", &self.sorter)?;
+        if !self.sections.is_empty() {
+            map.serialize_entry("sections", &self.sections)?;
+        }
         map.end()
     }
 }

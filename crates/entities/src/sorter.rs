@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use taskhub_core::Timestamp;
 
 use crate::RequestMessage;
-use crate::limits::REORDER_WINDOW;
+use crate::limits::{MAX_ENDED_EXECUTIONS, REORDER_WINDOW};
 use crate::time::Stamp;
 
 /// How often old entries are thrown away. Source: Azure/durabletask,
@@ -47,15 +47,81 @@ struct ReceiveBuffer {
     /// Messages that wait for others before them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     buffered: Option<BTreeMap<Stamp, RequestMessage>>,
+    /// Other executions of the sender, the latest at the end.
+    ///
+    /// Differs: DTFx forgets an execution when it sees another one. Something of the one before that comes later,
+    /// or again, is taken for a new execution, and whatever the current one sends next waits for what has come
+    /// already. Workers of .NET ignore this member and drop it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<OtherExecution>,
+}
+
+/// An execution that is not the sender's current one. What comes of it need not wait.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OtherExecution {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    execution_id: Option<String>,
+    /// Everything up to this stamp has been delivered.
+    #[serde(default)]
+    last: Stamp,
+    /// And these.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    beyond: BTreeSet<Stamp>,
+}
+
+impl OtherExecution {
+    /// Whether a message is to be delivered.
+    fn receive(&mut self, message: &RequestMessage, horizon: Stamp) -> bool {
+        if message.timestamp <= self.last || self.beyond.contains(&message.timestamp) {
+            return false;
+        }
+        if message.predecessor <= self.last || message.predecessor < horizon {
+            self.last = message.timestamp;
+            self.beyond.retain(|stamp| *stamp > message.timestamp);
+        } else {
+            self.beyond.insert(message.timestamp);
+        }
+        true
+    }
+
+    /// Forgets what passes through anyway; whether anything is left.
+    fn forget(&mut self, horizon: Stamp) -> bool {
+        self.beyond.retain(|stamp| *stamp >= horizon);
+        self.last >= horizon || !self.beyond.is_empty()
+    }
 }
 
 impl ReceiveBuffer {
     fn is_idle(&self) -> bool {
-        self.last == Stamp::MIN && self.buffered.as_ref().is_none_or(BTreeMap::is_empty)
+        let has_buffered = self.buffered.as_ref().is_some_and(|buffered| !buffered.is_empty());
+        self.last == Stamp::MIN && !has_buffered && self.others.is_empty()
     }
 
+    /// Differs: in DTFx a message that had to wait for one that came of another run of its episode sets the stamp
+    /// back, and what follows waits for ever.
     fn delivered(&mut self, stamp: Stamp, horizon: Stamp) {
-        self.last = if stamp >= horizon { stamp } else { Stamp::MIN };
+        let last = self.last.max(stamp);
+        self.last = if last >= horizon { last } else { Stamp::MIN };
+    }
+
+    /// Goes over to another execution; what has waited need not wait any longer.
+    fn begin_execution(&mut self, execution_id: Option<&str>) -> Vec<RequestMessage> {
+        let waited = self.buffered.take().unwrap_or_default();
+        let before = OtherExecution {
+            execution_id: std::mem::replace(&mut self.execution_id, execution_id.map(str::to_owned)),
+            last: std::mem::take(&mut self.last),
+            beyond: waited.keys().copied().collect(),
+        };
+        self.remember(before);
+        waited.into_values().collect()
+    }
+
+    fn remember(&mut self, other: OtherExecution) {
+        if self.others.len() >= MAX_ENDED_EXECUTIONS {
+            self.others.remove(0);
+        }
+        self.others.push(other);
     }
 
     /// Moves what need not wait any more to `deliverable`.
@@ -126,10 +192,12 @@ impl MessageSorter {
             ..ReceiveBuffer::default()
         });
         if buffer.execution_id != message.parent_execution_id {
-            // The old execution sends no more; what it has sent need not wait.
-            deliverable.extend(buffer.buffered.iter_mut().flat_map(std::mem::take).map(|(_, m)| m));
-            buffer.last = Stamp::MIN;
-            buffer.execution_id.clone_from(&message.parent_execution_id);
+            let mut others = buffer.others.iter_mut();
+            if let Some(other) = others.find(|other| other.execution_id == message.parent_execution_id) {
+                deliverable.extend(other.receive(&message, horizon).then_some(message));
+                return deliverable;
+            }
+            deliverable.extend(buffer.begin_execution(message.parent_execution_id.as_deref()));
         }
         if message.timestamp <= buffer.last {
             return deliverable;
@@ -142,6 +210,17 @@ impl MessageSorter {
             buffer.deliver_next(horizon, &mut deliverable);
         }
         deliverable
+    }
+
+    /// Whether later messages of the same execution have been delivered, so that this one would be a duplicate.
+    pub(crate) fn has_passed(&self, message: &RequestMessage) -> bool {
+        let Some(parent) = message.parent_instance_id.as_deref() else { return false };
+        let buffer = self.received_from_instance.as_ref().and_then(|buffers| buffers.get(parent));
+        let is_sorted = message.position == 0 && message.timestamp >= self.receive_horizon;
+        let is_passed = |buffer: &ReceiveBuffer| {
+            buffer.execution_id == message.parent_execution_id && message.timestamp <= buffer.last
+        };
+        is_sorted && buffer.is_some_and(is_passed)
     }
 
     /// How many requests wait for others.
@@ -159,6 +238,7 @@ impl MessageSorter {
                 buffer.last = Stamp::MIN;
             }
             buffer.deliver_next(horizon, deliverable);
+            buffer.others.retain_mut(|other| other.forget(horizon));
         }
         buffers.retain(|_, buffer| !buffer.is_idle());
         if buffers.is_empty() {

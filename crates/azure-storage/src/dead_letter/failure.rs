@@ -37,6 +37,8 @@ pub(crate) enum Reason {
     ProcessingFailed,
     /// A start whose Instances row was never written.
     StartWithoutRow,
+    /// An event for an entity that is none of the messages that entities know.
+    UnreadableEntityEvent,
 }
 
 impl Reason {
@@ -52,6 +54,7 @@ impl Reason {
             Self::UnreadableHistory => "unreadable_history",
             Self::ProcessingFailed => "processing_failed",
             Self::StartWithoutRow => "start_without_row",
+            Self::UnreadableEntityEvent => "unreadable_entity_event",
         }
     }
 

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use taskhub_core::{
     ActivityWorkItem, EpisodeCommit, GiveBackReason, InstanceId, LockToken, OrchestrationService,
     OrchestrationStatus, OrchestrationWorkItem, ServiceError, ServiceStatus, TaskMessage, Timestamp,
+    UnreadableMessage,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -157,6 +158,14 @@ impl OrchestrationService for Observed {
     ) -> Result<(), ServiceError> {
         self.entities.given_back(token);
         self.service.give_back_orchestration(token, reason).await
+    }
+
+    async fn set_aside(
+        &self,
+        token: LockToken,
+        messages: Vec<UnreadableMessage>,
+    ) -> Result<(), ServiceError> {
+        self.service.set_aside(token, messages).await
     }
 
     async fn next_session_messages(

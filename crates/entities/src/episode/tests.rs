@@ -3,7 +3,7 @@ use taskhub_core::{FailureDetails, SeededIds};
 use uuid::Uuid;
 
 use super::*;
-use crate::Stamp;
+use crate::{Sections, Stamp};
 
 const ENTITY: &str = "@counter@a";
 
@@ -89,6 +89,21 @@ impl Hub {
     /// Runs one batch from what is stored; returns its messages as `target name input`.
     fn run(&mut self, messages: Vec<TaskMessage>) -> Vec<String> {
         self.run_with(messages, Vec::new())
+    }
+
+    /// Runs a batch and those that follow by themselves; their messages to others.
+    fn run_all(&mut self, messages: Vec<TaskMessage>) -> Vec<String> {
+        let (mut sent, mut others) = (self.run(messages), Vec::new());
+        loop {
+            let before = sent.len();
+            sent.retain(|message| message != "@counter@a continue");
+            let goes_on = sent.len() < before;
+            others.append(&mut sent);
+            if !goes_on {
+                return others;
+            }
+            sent = self.run(vec![raised("continue", None)]);
+        }
     }
 
     fn run_with(&mut self, messages: Vec<TaskMessage>, actions: Vec<EntityAction>) -> Vec<String> {
@@ -194,14 +209,19 @@ fn locks_go_from_entity_to_entity_and_the_last_one_answers() {
     let mut hub = Hub::new();
     let request = lock(3, "order-1", &["a", "b"]);
     let sent = hub.run(vec![op(&signal("x")), op(&request), op(&signal("y"))]);
+    assert_eq!(sent, ["@counter@a continue"]);
     assert_eq!((hub.ran(), hub.scheduler().locked_by.as_deref()), ("x".into(), Some("order-1")));
+    assert_eq!(hub.scheduler().queue.len(), 2);
+    // Nobody learns of a lock before it is stored. A worker of .NET goes on from here in the same way.
+    let mut dotnet = SchedulerState { sections: Sections::default(), ..hub.scheduler() };
+    assert!(dotnet.may_dequeue() && dotnet.queue.pop_front().is_some_and(|r| r == request));
+    let sent = hub.run(vec![raised("continue", None)]);
     let (target, forwarded) = sent[0].split_once(" op ").unwrap();
     let forwarded = RequestMessage::from_json(forwarded).unwrap();
     assert_eq!((sent.len(), target), (1, "@counter@b"));
-    assert_eq!(forwarded.timestamp.at(), now());
-    let expected = RequestMessage { position: 1, timestamp: forwarded.timestamp, ..request };
+    let expected = RequestMessage { position: 1, section: Some(request.id), ..request };
     assert_eq!(forwarded, expected);
-    let answer = Hub::new().run(vec![op(&forwarded)]);
+    let answer = Hub::new().run_all(vec![op(&forwarded)]);
     let expected =
         r#"order-1/e 00000000-0000-0000-0000-000000000003 {"result":"Lock Acquisition Completed"}"#;
     assert_eq!(answer, [expected]);
@@ -233,15 +253,118 @@ fn a_lock_of_nobody_is_none_and_a_call_of_nobody_is_not_answered() {
     assert_eq!((hub.ran(), hub.scheduler().locked_by), ("a".into(), None));
 }
 
+/// A lock request with the stamp of the orchestration.
+fn stamped(request: RequestMessage, seconds: u64) -> TaskMessage {
+    op(&RequestMessage { timestamp: Stamp::utc(now() + Duration::from_secs(seconds)), ..request })
+}
+
 #[test]
-fn a_lock_that_is_asked_for_twice_does_not_stop_its_holder() {
+fn a_lock_request_that_comes_again_is_dropped_before_and_after_its_release() {
+    for position in [0, 1] {
+        let mut hub = Hub::new();
+        let request = RequestMessage { position, ..lock(3, "order-1", &["a", "a2", "a3"]) };
+        assert_eq!(hub.run_all(vec![op(&request)]).len(), 1);
+        assert_eq!(hub.run_all(vec![op(&request), op(&call(4, "mine", "order-1"))]).len(), 1);
+        assert_eq!(hub.ran(), "mine");
+        hub.run_all(vec![raised(
+            "release",
+            Some(ReleaseMessage::new("order-1", id(3).to_string()).to_json()),
+        )]);
+        assert!(hub.run_all(vec![op(&request), op(&signal("others"))]).is_empty());
+        assert_eq!((hub.ran(), hub.scheduler().locked_by), ("others".into(), None));
+    }
+}
+
+#[test]
+fn a_lock_request_that_comes_after_its_release_is_dropped() {
     let mut hub = Hub::new();
-    let request = RequestMessage { position: 1, ..lock(3, "order-1", &["b", "a"]) };
-    hub.run(vec![op(&request)]);
-    let sent = hub.run(vec![op(&request), op(&call(4, "mine", "order-1"))]);
-    assert_eq!((sent.len(), sent[1].as_str()), (2, "@counter@a continue"));
-    hub.run(vec![raised("continue", None)]);
-    assert_eq!(hub.ran(), "mine");
+    hub.run_all(vec![raised("release", Some(ReleaseMessage::new("order-1", id(3).to_string()).to_json()))]);
+    assert!(hub.run_all(vec![op(&lock(3, "order-1", &["a", "b"])), op(&signal("x"))]).is_empty());
+    assert_eq!((hub.ran(), hub.scheduler().locked_by), ("x".into(), None));
+}
+
+#[test]
+fn locks_asked_for_by_two_runs_of_an_episode_are_granted_to_both_and_released_once() {
+    // The run that is stored may be the older one, and come last.
+    for stored in [3, 4] {
+        for order in [[3, 4], [4, 3]] {
+            let mut hub = Hub::new();
+            for n in order {
+                let request = lock(n, "order-1", &["a", "b"]);
+                let sent = hub.run_all(vec![stamped(request, n as u64)]);
+                let forwarded = RequestMessage::from_json(sent[0].split_once(" op ").unwrap().1).unwrap();
+                assert_eq!((forwarded.id, forwarded.section), (id(n), Some(id(order[0]))));
+            }
+            let release = ReleaseMessage::new("order-1", id(stored).to_string()).to_json();
+            hub.run_all(vec![raised("release", Some(release)), stamped(lock(4, "order-1", &["a", "b"]), 4)]);
+            assert_eq!(hub.scheduler().locked_by, None);
+        }
+    }
+}
+
+#[test]
+fn the_request_of_a_second_run_does_not_wait_behind_others_when_the_first_one_is_granted() {
+    let mut hub = Hub::new();
+    hub.run_all(vec![op(&lock(2, "order-2", &["a"]))]);
+    let waiting = vec![
+        stamped(lock(3, "order-1", &["a"]), 3),
+        op(&signal("others")),
+        stamped(lock(4, "order-1", &["a"]), 4),
+    ];
+    assert!(hub.run_all(waiting).is_empty());
+    let release = ReleaseMessage::new("order-2", id(2).to_string()).to_json();
+    let answers = hub.run_all(vec![raised("release", Some(release))]);
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    assert_eq!((hub.ran(), hub.scheduler().queue.len()), ("".into(), 1));
+}
+
+#[test]
+fn a_second_run_that_comes_when_the_section_has_ended_is_dropped() {
+    let mut hub = Hub::new();
+    hub.run_all(vec![stamped(lock(3, "order-1", &["a"]), 3)]);
+    hub.run_all(vec![raised("release", Some(ReleaseMessage::new("order-1", id(3).to_string()).to_json()))]);
+    assert!(hub.run_all(vec![stamped(lock(4, "order-1", &["a"]), 4)]).is_empty());
+    assert_eq!(hub.scheduler().locked_by, None);
+}
+
+#[test]
+fn a_release_that_comes_late_does_not_end_the_holders_next_section() {
+    let mut hub = Hub::new();
+    let release = |n| raised("release", Some(ReleaseMessage::new("order-1", id(n).to_string()).to_json()));
+    hub.run_all(vec![stamped(lock(3, "order-1", &["a"]), 3)]);
+    let next = RequestMessage {
+        predecessor: Stamp::utc(now() + Duration::from_secs(3)),
+        ..lock(4, "order-1", &["a", "b"])
+    };
+    assert_eq!(hub.run_all(vec![stamped(next, 10)]).len(), 1);
+    hub.run_all(vec![release(3), op(&signal("others"))]);
+    assert_eq!((hub.ran(), hub.scheduler().locked_by.as_deref()), ("".into(), Some("order-1")));
+    hub.run_all(vec![release(3)]);
+    assert_eq!(hub.scheduler().locked_by.as_deref(), Some("order-1"));
+    hub.run_all(vec![release(4)]);
+    assert_eq!((hub.ran(), hub.scheduler().locked_by), ("others".into(), None));
+}
+
+#[test]
+fn what_an_entity_remembers_of_locks_is_gone_half_an_hour_after_the_release() {
+    let mut hub = Hub::new();
+    hub.run_all(vec![op(&lock(3, "order-1", &["a"])), op(&signal("x"))]);
+    hub.run_all(vec![raised("release", Some(ReleaseMessage::new("order-1", id(3).to_string()).to_json()))]);
+    assert!(
+        hub.scheduler()
+            .to_json()
+            .contains(r#""sections":[{"requests":["00000000-0000-0000-0000-000000000003"]"#)
+    );
+    hub.now = now() + Duration::from_secs(30 * 60 + 1);
+    hub.run_all(vec![op(&signal("x"))]);
+    assert_eq!(hub.scheduler().to_json(), r#"{"exists":true,"state":"2","sorter":{}}"#);
+}
+
+#[test]
+fn a_state_that_lost_what_it_remembered_is_locked_and_released_as_by_dotnet() {
+    let mut hub = Hub::new().with_state(r#"{"lockedBy":"order-1","sorter":{}}"#);
+    hub.run_all(vec![release("order-1"), op(&signal("x"))]);
+    assert_eq!((hub.ran(), hub.scheduler().locked_by), ("x".into(), None));
 }
 
 #[test]
@@ -352,10 +475,15 @@ fn a_suspension_is_honoured_for_ten_seconds_or_until_the_reminder_comes() {
 fn what_cannot_be_read_is_left_out_and_told() {
     let mut hub = Hub::new();
     let mut entity = Entity::from_history(ENTITY.into(), hub.history.clone()).unwrap();
-    let messages = vec![raised("operation", Some("{}".into())), op(&signal("a")), raised("release", None)];
+    let unreadable = [raised("operation", Some("{}".into())), raised("release", None)];
+    let messages = vec![unreadable[0].clone(), op(&signal("a")), unreadable[1].clone()];
     let batch = entity.receive(messages.clone(), now(), &EntitySettings::default()).unwrap().unwrap();
     let names: Vec<_> = batch.unreadable().iter().map(|u| u.event_name.as_str()).collect();
     assert_eq!((names, batch.operations().len()), (vec!["operation", "release"], 1));
+    assert!(batch.unreadable().iter().map(|u| u.message.as_ref()).eq(unreadable.iter().map(Some)));
+    assert!(!batch.is_idle());
+    let batch = entity.receive(unreadable.to_vec(), now(), &EntitySettings::default()).unwrap().unwrap();
+    assert!(batch.is_idle());
     hub.run(messages);
     assert_eq!(hub.ran(), "a");
     let history = Hub::new().with_state("\"input of an orchestration\"").history;

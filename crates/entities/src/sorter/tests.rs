@@ -79,6 +79,38 @@ fn a_new_execution_of_the_sender_begins_anew() {
 }
 
 #[test]
+fn what_comes_late_or_again_of_an_older_execution_does_not_disturb_the_current_one() {
+    let (old, new) = (sent(Some("1"), &[now(); 4]), sent(Some("2"), &[now(); 3]));
+    let mut sorter = MessageSorter::default();
+    let messages = [&old[0], &old[2], &new[0], &old[0], &new[1], &old[1], &old[2], &old[1], &old[3], &new[2]];
+    let delivered: Vec<_> = messages.iter().map(|m| receive(&mut sorter, m)).collect();
+    assert_eq!(delivered, ["0", "", "2 0", "", "1", "1", "", "", "3", "2"]);
+}
+
+#[test]
+fn of_older_executions_some_are_remembered_for_as_long_as_the_window() {
+    let mut sorter = MessageSorter::default();
+    let second = Duration::from_secs(1);
+    for n in 0..50 {
+        let message = &sent(Some(&n.to_string()), &[now() + second * n])[0];
+        assert_eq!((receive(&mut sorter, message), receive(&mut sorter, message)), ("0".into(), "".into()));
+    }
+    let buffer = |sorter: &MessageSorter| sorter.received_from_instance.as_ref().unwrap()["A"].clone();
+    assert_eq!(buffer(&sorter).others.len(), MAX_ENDED_EXECUTIONS);
+    receive(&mut sorter, &sent(Some("49"), &[now() + REORDER_WINDOW * 2])[0]);
+    assert_eq!(buffer(&sorter).others, []);
+}
+
+#[test]
+fn what_waited_for_another_run_of_its_episode_does_not_set_the_order_back() {
+    let (lost, stored) = (sent(None, &[now(); 2]), sent(None, &[now() + Duration::from_secs(1); 3]));
+    let mut sorter = MessageSorter::default();
+    let messages = [&lost[1], &stored[0], &stored[1], &stored[0], &stored[2]];
+    let delivered: Vec<_> = messages.iter().map(|m| receive(&mut sorter, m)).collect();
+    assert_eq!(delivered, ["", "0 1", "1", "", "2"]);
+}
+
+#[test]
 fn requests_without_stamps_and_forwarded_locks_come_as_they_come() {
     let mut sorter = MessageSorter::default();
     let client = RequestMessage::signal(Uuid::nil(), "x", None);

@@ -178,6 +178,19 @@ fn termination_waits_for_nothing_and_the_later_completion_only_takes_an_id() {
     assert_eq!(execution.shared.as_ref().unwrap().lock().take_id(), 4);
 }
 
+#[test]
+fn locks_asked_for_after_a_termination_are_not_requested() {
+    let mut execution = body(|ctx| async move {
+        let _: i32 = ctx.call_activity("Echo", 1).await?;
+        let _locks = ctx.lock_entities([&crate::EntityId::new("counter", "a")?]).await?;
+        Ok(None)
+    });
+    execution.advance(&[], &mut [mark(0), start()]);
+    let terminated = message(EventKind::ExecutionTerminated { input: None });
+    let result = execution.advance(&[], &mut [mark(1), terminated, completed(0, "1")]);
+    assert_eq!(short(&result), ["1 Terminated -"]);
+}
+
 #[track_caller]
 fn check_mismatch(recorded: HistoryEvent, said: &str) {
     let mut execution = body(|ctx| async move {

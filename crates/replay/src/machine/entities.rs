@@ -122,6 +122,11 @@ impl Shared {
         let request_id = self.new_guid();
         let slot = Arc::new(Slot::default());
         let mut machine = self.lock();
+        if machine.completed {
+            // Differs: terminated by an event before this one. DTFx asks for the locks nevertheless, and nobody
+            // ever releases them.
+            return Ok((machine.take_id(), slot));
+        }
         let number = machine.send_request(RequestMessage::lock(request_id, entities.clone()), &first, self);
         machine.entities.requests.insert(request_id, Awaited::Lock(slot.clone()));
         machine.entities.section = Some(Section {

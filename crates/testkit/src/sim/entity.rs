@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use taskhub_azure_storage::message::{self, Decoded};
 use taskhub_client::CleanEntities;
-use taskhub_core::{EventKind, OrchestrationStatus};
-use taskhub_entities::{EntityId, EntityStatus, RequestMessage};
+use taskhub_core::{EventKind, InstanceFetch, InstanceId, OrchestrationStatus};
+use taskhub_entities::{EntityId, EntityStatus, RequestMessage, SchedulerState};
 use taskhub_worker::{EntityContext, OperationError, Reply, WorkerBuilder};
 
 use super::plan::Story;
@@ -39,30 +39,20 @@ async fn add(ctx: EntityContext) -> Result<Reply, OperationError> {
     Ok(Reply::NONE)
 }
 
-/// Every request to an entity that somebody has tried to send.
+/// Every request to an entity that somebody has tried to send, by what is added.
 #[derive(Debug, Default)]
-pub(crate) struct Requests(Mutex<State>);
+pub(crate) struct Requests(Mutex<BTreeMap<String, Sent>>);
 
 #[derive(Debug, Default)]
-struct State {
-    /// By what is added.
-    entries: BTreeMap<String, Sent>,
-    /// How often each lock of an entity was asked for, by who asked: by execution, id and entity.
-    locks: BTreeMap<String, BTreeMap<(String, String, String), u32>>,
-    /// Executions of an instance that have sent anything to an entity.
-    executions: BTreeMap<(String, String), BTreeSet<String>>,
-}
-
-#[derive(Debug, Default)]
-struct Sent {
-    /// Orchestration and entity; absent for what the sorter lets pass: requests of clients and delayed ones.
-    stamped_by: Option<(String, String)>,
+pub(crate) struct Sent {
+    /// Whether the sorter sees it; it lets requests of clients and delayed ones pass.
+    is_stamped: bool,
     /// Each time an episode was run that sends it there is another stamp.
     stamps: BTreeSet<(String, String)>,
 }
 
 impl Requests {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sent>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -75,55 +65,20 @@ impl Requests {
         let Ok(Decoded::Message(data)) = message::decode(text) else { return };
         let EventKind::EventRaised { input: Some(input), .. } = &data.task_message.event.kind else { return };
         let Ok(request) = RequestMessage::from_json(input) else { return };
-        let entity = data.task_message.target.instance_id.to_string();
-        let target = entity.clone();
-        let mut state = self.lock();
-        let stamped_by = match (&request.parent_instance_id, request.due_at) {
-            (Some(parent), None) => Some((parent.clone(), entity)),
-            _ => None,
-        };
-        if let (Some(pair), Some(execution)) = (&stamped_by, &request.parent_execution_id) {
-            state.executions.entry(pair.clone()).or_default().insert(execution.clone());
-        }
-        if let (Some(parent), true) = (&request.parent_instance_id, request.is_lock_request()) {
-            let own = state.locks.entry(parent.clone()).or_default();
-            let execution = request.parent_execution_id.clone().unwrap_or_default();
-            *own.entry((execution, request.id.to_string(), target)).or_default() += 1;
-        }
         let entry = request.input.as_deref().and_then(|input| serde_json::from_str::<String>(input).ok());
         if let Some(entry) = entry {
-            let sent = state.entries.entry(entry).or_default();
-            sent.stamped_by = stamped_by;
+            let mut sent = self.lock();
+            let sent = sent.entry(entry).or_default();
+            sent.is_stamped = request.parent_instance_id.is_some() && request.due_at.is_none();
             sent.stamps.insert((request.id.to_string(), format!("{:?}", request.timestamp)));
         }
     }
 
-    /// Whether the request for a lock may have been seen twice, or an episode that asks for one run twice.
-    fn has_asked_twice(&self, holder: &str) -> bool {
-        let state = self.lock();
-        let Some(own) = state.locks.get(holder) else { return false };
-        let mut firsts: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        for (execution, id, _) in own.keys() {
-            firsts.entry(execution).or_default().insert(id);
-        }
-        firsts.values().any(|ids| ids.len() > 1) || own.values().any(|times| *times > 1)
-    }
-
-    /// Whether that is so of any instance.
-    fn has_anybody_asked_twice(&self) -> bool {
-        let holders: Vec<_> = self.lock().locks.keys().cloned().collect();
-        holders.iter().any(|holder| self.has_asked_twice(holder))
-    }
-
-    /// How often an entry may have been added. DTFx's sorter drops whatever comes again of one execution of an
-    /// orchestration; what another execution of it sends makes it forget the one before.
+    /// How often an entry may have been added: what an orchestration sends is dropped when it comes again.
     fn most(&self, entry: &str) -> usize {
-        let state = self.lock();
-        let Some(sent) = state.entries.get(entry) else { return 0 };
-        match &sent.stamped_by {
-            Some(pair) if state.executions.get(pair).is_some_and(|all| all.len() == 1) => sent.stamps.len(),
-            _ => usize::MAX,
-        }
+        let sent = self.lock();
+        let Some(sent) = sent.get(entry) else { return 0 };
+        if sent.is_stamped { sent.stamps.len() } else { usize::MAX }
     }
 }
 
@@ -135,9 +90,8 @@ pub(crate) struct Orphans {
 }
 
 impl Orphans {
-    /// Looks once more, and frees what has been locked for long. A lock that was asked for twice, because its
-    /// request was delivered twice or an episode was run twice, may be taken twice, as in DTFx, whose remedy
-    /// this is. Every other lock has to be given back by itself.
+    /// Looks once more. A lock that has not been given back for long is freed, so that the rest can go on, and is an
+    /// error, with one exception: see [`is_of_lost_episode`].
     pub(crate) async fn look(&mut self, world: &World) {
         let mut seen = BTreeMap::new();
         for key in LEDGERS {
@@ -153,7 +107,9 @@ impl Orphans {
         let Some(((key, holder), _)) = self.seen.iter().find(|(_, times)| **times >= ORPHANED_AFTER) else {
             return;
         };
-        if !world.network.requests.has_asked_twice(holder) {
+        if is_of_lost_episode(world, key, holder).await {
+            world.network.trace.add("world", &["lock of a lost episode", key, holder], "");
+        } else {
             world.network.violation(format!("{} stays locked by {holder}", ledger(key)));
         }
         let locks = CleanEntities { remove_empty: false, ..CleanEntities::default() };
@@ -162,25 +118,32 @@ impl Orphans {
     }
 }
 
+/// Whether an entity is locked for an instance that was terminated and does not know of the lock: an episode that
+/// asked for it was never stored, and the termination came before it was run again. Nobody can give it back.
+async fn is_of_lost_episode(world: &World, key: &str, holder: &str) -> bool {
+    let holder = InstanceId::new(holder);
+    let row = world.direct.state(&ledger(key).instance_id(), InstanceFetch::ALL).await.ok().flatten();
+    let state = row.and_then(|row| SchedulerState::from_json(row.input.as_deref()?).ok());
+    let status = world.state(holder.as_str()).await.and_then(|state| state.status);
+    let (Some(state), Ok(history)) = (state, world.direct.history(&holder).await) else { return false };
+    let asked_for: BTreeSet<_> = history
+        .iter()
+        .filter_map(|event| match &event.kind {
+            EventKind::EventSent { input, .. } => RequestMessage::from_json(input.as_deref()?).ok(),
+            _ => None,
+        })
+        .map(|request| request.id)
+        .collect();
+    let mut held = state.sections.held().peekable();
+    status == Some(OrchestrationStatus::Terminated)
+        && held.peek().is_some()
+        && held.all(|id| !asked_for.contains(&id))
+}
+
 /// Who has locked an entity, be it one without a state.
 async fn lock_holder(world: &World, key: &str) -> Option<String> {
     let row = world.state(&ledger(key).to_string()).await?;
     EntityStatus::from_json(row.custom_status.as_deref()?).ok()?.locked_by
-}
-
-/// Whether an entity is locked and somebody has asked for a lock twice. In DTFx's protocol the second one may come
-/// when the first has been given back, and then stands in the way of whoever locks in order: a deadlock, about
-/// which nothing can be said.
-pub(crate) async fn has_lock_taken_twice(world: &World) -> bool {
-    for key in LEDGERS {
-        if let Some(holder) = lock_holder(world, key).await
-            && world.network.requests.has_anybody_asked_twice()
-        {
-            world.network.trace.add("world", &["deadlock", key, &holder], "");
-            return true;
-        }
-    }
-    false
 }
 
 /// Whether any entity is locked.

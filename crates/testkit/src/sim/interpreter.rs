@@ -179,6 +179,11 @@ async fn take(context: &OrchestrationContext, step: &Step, round: u32) -> Result
             locks.release();
             "moved".to_owned()
         }
+        Step::Hold { from, to } => {
+            // Given back at the end of the orchestration, which only a termination brings.
+            std::mem::forget(context.lock_entities([&ledger(from), &ledger(to)]).await?);
+            "held".to_owned()
+        }
         Step::Status { text } => {
             context.set_custom_status(&Value::from(text.as_str()))?;
             "shown".to_owned()

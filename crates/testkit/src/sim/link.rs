@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use taskhub_azure_storage::message::{self, Decoded};
-use taskhub_core::Timestamp;
+use taskhub_core::{EventKind, Timestamp};
 use taskhub_storage::memory::MemoryStore;
 use taskhub_storage::{
     Blob, BlobPage, BlobProperties, BlobStore, ETag, Entity, EntityPage, ErrorKind, Operation, PopReceipt,
@@ -49,13 +49,14 @@ fn about(text: &str) -> String {
         Ok(Decoded::Message(data)) => {
             let target = &data.task_message.target;
             let execution = target.execution_id.as_ref().map_or("-", |id| id.as_str());
-            format!(
-                "{} #{} {} {:.6}",
-                data.task_message.event.name(),
-                data.task_message.event.event_id,
-                target.instance_id,
-                execution
-            )
+            let event = match &data.task_message.event.kind {
+                EventKind::EventRaised { name, input, .. } => {
+                    let (name, input) = (name.as_deref().unwrap_or_default(), input.as_deref());
+                    format!("EventRaised({name} {:.300})", input.unwrap_or_default())
+                }
+                _ => data.task_message.event.name().to_owned(),
+            };
+            format!("{} #{} {} {:.6}", event, data.task_message.event.event_id, target.instance_id, execution)
         }
         Ok(Decoded::Wrapper { blob_name }) => format!("in {blob_name}"),
         Err(_) => "not a message".to_owned(),

@@ -57,6 +57,8 @@ pub(crate) enum Step {
     Ask { to: String, key: u32 },
     /// Operations of two entities that are locked meanwhile.
     Transfer { from: String, to: String, key: u32, millis: u64 },
+    /// Locks two entities and keeps them.
+    Hold { from: String, to: String },
 }
 
 impl Plan {
@@ -219,6 +221,7 @@ impl Step {
             Self::Signal { .. } => "signalled".to_owned(),
             Self::Ask { .. } => "added".to_owned(),
             Self::Transfer { .. } => "moved".to_owned(),
+            Self::Hold { .. } => "held".to_owned(),
         }
     }
 }
@@ -293,7 +296,13 @@ impl<'a> Author<'a> {
             plan.fails = true;
             plan.last_round = 0;
         } else if rng.once_in(8) {
-            plan = Plan::of(vec![self.call(), Step::Event { name: "never".to_owned() }]);
+            let mut steps = vec![self.call()];
+            if self.entities && rng.once_in(2) {
+                let (from, to) = self.two_ledgers();
+                steps.push(Step::Hold { from, to });
+            }
+            steps.push(Step::Event { name: "never".to_owned() });
+            plan = Plan::of(steps);
             terminate_at = Some(start_at + rng.below(within_millis / 2));
         }
         let mut events = Vec::new();
@@ -319,6 +328,9 @@ impl<'a> Author<'a> {
                         steps.push(self.call());
                         steps.push(Step::Sleep { millis: rng.between(0, 3000) });
                     }
+                    if self.entities && rng.once_in(2) {
+                        steps.push(self.of_entities());
+                    }
                     Plan::of(steps)
                 });
         let count = if self.entities { rng.below(4) } else { 0 };
@@ -339,17 +351,6 @@ impl<'a> Author<'a> {
             if steps.is_empty() {
                 steps.push(self.call());
             }
-        }
-        // DTFx's sorter lets what a generation sends wait for ever if something of the one before comes later;
-        // and a release may be overtaken by the next request for the same lock.
-        let (is_only_round, mut may_lock) = (plan.last_round == 0, true);
-        steps.retain(|step| match step {
-            Step::Signal { .. } | Step::Ask { .. } => is_only_round,
-            Step::Transfer { .. } => is_only_round && std::mem::take(&mut may_lock),
-            _ => true,
-        });
-        if steps.is_empty() {
-            steps.push(self.call());
         }
         plan.steps = steps;
         plan
@@ -376,11 +377,16 @@ impl<'a> Author<'a> {
             1 => Step::Signal { to: self.ledger(), key, later: rng.between(1, 8000) },
             2 => Step::Ask { to: self.ledger(), key },
             _ => {
-                let (from, to) = rng.pick(&[("a", "b"), ("b", "a"), ("c", "a"), ("b", "c")]);
+                let (from, to) = self.two_ledgers();
                 let millis = rng.pick(&[0, 0, 3000]);
-                Step::Transfer { from: from.to_owned(), to: to.to_owned(), key, millis }
+                Step::Transfer { from, to, key, millis }
             }
         }
+    }
+
+    fn two_ledgers(&self) -> (String, String) {
+        let (from, to) = self.rng.pick(&[("a", "b"), ("b", "a"), ("c", "a"), ("b", "c")]);
+        (from.to_owned(), to.to_owned())
     }
 
     fn call(&mut self) -> Step {

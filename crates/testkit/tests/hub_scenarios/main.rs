@@ -5,6 +5,7 @@
 mod control;
 mod counts;
 mod entities;
+mod entity_faults;
 mod entity_users;
 mod errors;
 mod large_payloads;

@@ -8,14 +8,15 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use taskhub_core::{
     EpisodeCommit, GiveBackReason, IdSource, InstanceId, LockToken, OrchestrationWorkItem, ServiceError,
-    TaskMessage, Timestamp,
+    TaskMessage, Timestamp, UnreadableMessage,
 };
-use taskhub_entities::{Batch, BatchResult, Entity, EntityError, EntitySettings};
+use taskhub_entities::{Batch, BatchResult, Entity, EntityError, EntitySettings, Unreadable};
 use tracing::{debug, error, warn};
 
 use super::{EntityBatch, EntityExecutor};
 use crate::ExecutorError;
 use crate::dispatcher::{Processed, WorkKind, renewing};
+use crate::give_back::reason_of;
 use crate::instance::{InstanceWork, Next};
 use crate::registry::panic_kind;
 
@@ -93,11 +94,19 @@ impl EntityWork {
                 return Next::GivenBack(self.unusable(token, instance_id, attempt, &error).await);
             }
         };
-        for unreadable in batch.unreadable() {
-            warn!(
-                instance = %instance_id, event = unreadable.event_name, error = %unreadable.error,
-                "an event that is no message to an entity is left out"
-            );
+        let unreadable = self.unreadable(instance_id, &batch);
+        if !unreadable.is_empty()
+            && let Err(error) = self.base.service.set_aside(token, unreadable).await
+        {
+            warn!(instance = %instance_id, error = error.chain(), "cannot put unreadable messages aside");
+            let reason = reason_of(&error);
+            return Next::GivenBack(self.base.give_back(token, reason, Processed::ServiceFailed).await);
+        }
+        if batch.is_idle() {
+            return match self.base.discard(token, instance_id).await {
+                Next::Stored { .. } => Next::GivenBack(Processed::Ok),
+                given_back => given_back,
+            };
         }
         let run = AssertUnwindSafe(self.run(entity, &batch, instance_id)).catch_unwind();
         let renew = || self.base.service.renew_orchestration(token);
@@ -127,6 +136,20 @@ impl EntityWork {
                 Next::GivenBack(self.base.give_back(token, failed, Processed::ServiceFailed).await)
             }
         }
+    }
+
+    /// Events that are no messages to an entity; those that are in the stored history are only told of.
+    fn unreadable(&self, instance_id: &InstanceId, batch: &Batch) -> Vec<UnreadableMessage> {
+        let mut messages = Vec::new();
+        for Unreadable { event_name, error, message } in batch.unreadable() {
+            warn!(
+                instance = %instance_id, event = event_name, %error,
+                "an event that is no message to an entity is left out"
+            );
+            let reason = format!("no message to an entity: {error}");
+            messages.extend(message.clone().map(|message| UnreadableMessage { message, reason }));
+        }
+        messages
     }
 
     async fn run(
