@@ -24,8 +24,8 @@ const FOUND_AT: [(Planted, u64); 16] = [
     (Planted::OldRows, 2),
     (Planted::NoRepair, 15),
     (Planted::IgnoreFailedSend, 18),
-    (Planted::UnstampedRequests, 11),
-    (Planted::KeepLocks, 4),
+    (Planted::UnstampedRequests, 10),
+    (Planted::KeepLocks, 1),
 ];
 
 fn number(variable: &str, default: u64) -> u64 {
