@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use taskhub_core::{
-    EpisodeCommit, EventKind, HistoryEvent, LockToken, OrchestrationInstance, ServiceError, TaskMessage,
+    EpisodeCommit, ErrorKind, EventKind, HistoryEvent, LockToken, OrchestrationInstance, ServiceError,
+    TaskMessage,
 };
 
 use crate::queue::held::HeldMessage;
+use crate::queue::outbox::Outbox;
 use crate::queue::send::Sender;
 use crate::sabotage::Planted;
 use crate::session::history_index::HistoryIndex;
 use crate::session::manager::Tracked;
 use crate::shared::Shared;
 use crate::tracking::instances::RowOutcome;
-use crate::tracking::store::HistoryCommit;
+use crate::tracking::late_rows::Shown;
+use crate::tracking::store::{CommitFailure, HistoryCommit};
 
 /// Commits one episode. A crash between two steps may repeat messages (activities run at least once,
 /// extra results are ignored by replay); it never loses one.
@@ -44,16 +47,20 @@ pub(crate) async fn complete(
         episode: Some(tracked.index.episodes() + 1),
     };
     let mut index = if commit.replaces_history { HistoryIndex::default() } else { tracked.index };
+    let known_events = shared.sessions.begin_commit(token);
 
     // 0. Changes the row of a start that continues as new at once; as a rule nothing.
     if commit.replaces_history {
         shared.tracking.announce_next(&began_as, &commit).await?;
     }
 
-    // 1. A retry repeats these.
+    // 1. Nobody in this process works on these before the episode is stored; others may.
     let settings = &shared.hub.settings;
+    let processed = shared.sessions.current(token);
+    let is_first_try = processed.iter().all(|message| message.is_first_try());
+    let mut outbox = None;
     if !settings.planted(Planted::SendAfterCommit) {
-        send_outbound(shared, &commit, &sender).await?;
+        outbox = Some(Outbox::send(shared, &commit, &sender, is_first_try).await?);
     }
     if settings.planted(Planted::DeleteBeforeCommit) {
         delete_all(shared, &shared.sessions.current(token)).await?;
@@ -71,25 +78,44 @@ pub(crate) async fn complete(
             events: &commit.new_events,
             etag: tracked.etag.as_ref(),
         })
-        .await?;
+        .await;
+    let committed = match committed {
+        Ok(committed) => committed,
+        Err(CommitFailure { error, is_lost }) => {
+            if error.kind() == ErrorKind::SessionAborted {
+                shared.sessions.conflicted(token);
+            }
+            match outbox {
+                Some(outbox) if is_lost => outbox.withdraw().await,
+                Some(outbox) => outbox.release().await,
+                None => {}
+            }
+            return Err(error);
+        }
+    };
 
-    if settings.planted(Planted::SendAfterCommit) {
-        send_outbound(shared, &commit, &sender).await?;
-    }
+    let outbox = match outbox {
+        Some(outbox) => outbox,
+        None => Outbox::send(shared, &commit, &sender, is_first_try).await?,
+    };
 
     // 3. What queries see; repaired by the next message if a crash comes before it.
     index.extend(&commit.new_events);
-    let row = shared
-        .tracking
-        .checkpoint_instance(&commit, &index, &committed, began_as.execution_id.as_ref())
-        .await?;
-    if let RowOutcome::TerminatedBefore { reason } = row {
-        // It ends in its next episode, as one that was terminated while it ran.
-        let kind = EventKind::ExecutionTerminated { input: reason };
-        let terminate = HistoryEvent::message(shared.hub.clock.now(), kind);
-        let message = TaskMessage::new(terminate, commit.instance.clone());
-        shared.sender.send_control(&message, &sender).await?;
-        shared.announce(shared.sender.partition_of(&message), &message);
+    if !shared.tracking.row_may_wait(&commit, &committed, tracked.shown.as_ref()) {
+        let began_as = began_as.execution_id.as_ref();
+        let written = shared.tracking.checkpoint_instance(&commit, &index, &committed, began_as).await;
+        let written = match written {
+            Ok(RowOutcome::TerminatedBefore { reason }) => {
+                end_terminated(shared, &commit.instance, reason, &sender).await
+            }
+            other => other.map(drop),
+        };
+        if let Err(e) = written {
+            outbox.hand_over().await;
+            return Err(e);
+        }
+    } else if tracked.shown.is_none() {
+        shared.show_later(&commit.instance, sender.clone());
     }
 
     // 4. Blobs of the execution that was replaced.
@@ -97,43 +123,40 @@ pub(crate) async fn complete(
         shared.tracking.delete_blobs(std::mem::take(&mut tracked.blob_names)).await;
     }
     tracked.blob_names.extend(committed.blob_names);
-    let processed = shared.sessions.current(token);
     let instance = &commit.instance.instance_id;
     let partition = shared.sender.partition_of_instance(instance);
     shared.work_items.set_awaited(partition, instance, index.open_activities());
-    let tracked = Tracked { index, etag: Some(committed.etag), blob_names: tracked.blob_names };
-    shared.sessions.committed(token, commit.instance, tracked);
+    let shown = Some(Shown { custom_status: commit.custom_status });
+    let tracked = Tracked { index, etag: Some(committed.etag), blob_names: tracked.blob_names, shown };
+    let events = known_events.map(|mut events| {
+        if commit.replaces_history {
+            events.clear();
+        }
+        events.extend(commit.new_events);
+        events
+    });
+    shared.sessions.committed(token, commit.instance, tracked, events);
 
-    // 5. The messages that caused it. If this fails they come again, and replay finds nothing to do.
+    // 5. The messages for this process.
+    outbox.hand_over().await;
+
+    // 6. The messages that caused it. If this fails they come again, and replay finds nothing to do.
     delete_all(shared, &processed).await
 }
 
-async fn send_outbound(
-    shared: &Arc<Shared>,
-    commit: &EpisodeCommit,
+/// An instance was terminated while it was pending, and its first episode was on its way: it ends in its next
+/// one, as if it had been terminated while it ran.
+pub(crate) async fn end_terminated(
+    shared: &Shared,
+    instance: &OrchestrationInstance,
+    reason: Option<String>,
     sender: &Sender,
 ) -> Result<(), ServiceError> {
-    let limit = shared.hub.settings.max_storage_operation_concurrency;
-    let control = commit.orchestrator_messages.iter().chain(&commit.timer_messages);
-    #[cfg(feature = "simulation")]
-    let control: Vec<_> = {
-        let planted = shared.hub.settings.sabotage.planted;
-        control.filter_map(|message| Planted::in_message(planted, message)).collect()
-    };
-    #[cfg(feature = "simulation")]
-    let control = control.iter().map(|message| &**message);
-    let control: Vec<_> = control.collect();
-    let activities = &commit.activity_messages;
-    tokio::try_join!(
-        shared.sender.send_all_control(&control, sender),
-        stream::iter(0..activities.len())
-            .map(|at| shared.sender.send_activity(&activities[at], sender, &shared.work_items))
-            .buffer_unordered(limit)
-            .try_collect::<()>(),
-    )?;
-    for message in control {
-        shared.announce(shared.sender.partition_of(message), message);
-    }
+    let kind = EventKind::ExecutionTerminated { input: reason };
+    let terminate = HistoryEvent::message(shared.hub.clock.now(), kind);
+    let message = TaskMessage::new(terminate, instance.clone());
+    shared.sender.send_control(&message, sender).await?;
+    shared.announce(shared.sender.partition_of(&message), None);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 
 use crate::hub::{Hub, HubLayout};
 use crate::instance_names::account;
+use crate::message;
 use crate::partition::app_lease;
 use crate::queue::send::{MessageSender, client_sender};
 use crate::tracking::key;
@@ -66,6 +67,14 @@ impl AzureStorageClient {
         })
     }
 
+    /// Workers of this process need not wait until they look.
+    fn ring(&self, sender: &MessageSender, message: &TaskMessage) {
+        let now = self.hub.clock.now();
+        let delay = message::visibility_delay(message, now);
+        let due = (!delay.is_zero()).then(|| now + delay);
+        self.hub.doorbell.ring(sender.partition_of(message), due);
+    }
+
     /// The partition count is the hub's, read before the first message is sent; a hub that does not exist
     /// is created, as DTFx clients do.
     async fn sender(&self) -> Result<&MessageSender, ServiceError> {
@@ -97,8 +106,13 @@ impl OrchestrationServiceClient for AzureStorageClient {
     async fn start_instance(&self, request: StartRequest) -> Result<StartOutcome, ServiceError> {
         let sender = self.sender().await?;
         let name = request.name.clone();
-        let read = self.tracking.instance_row(&request.instance_id);
-        let existing = on_behalf_of(Some(account(&request.instance_id, &name)), read).await?;
+        // Differs: DTFx also looks for an instance with an id that it has just made up.
+        let existing = if request.id_is_new && !self.hub.settings.dtfx_cadence {
+            None
+        } else {
+            let read = self.tracking.instance_row(&request.instance_id);
+            on_behalf_of(Some(account(&request.instance_id, &name)), read).await?
+        };
         if let Some(status) = existing.as_ref().and_then(|row| row.state.status)
             && request.dedupe_statuses.contains(&status)
         {
@@ -141,6 +155,7 @@ impl OrchestrationServiceClient for AzureStorageClient {
             self.tracking.create_instance(&message, blob.as_deref(), existing).await
         })
         .await?;
+        self.ring(sender, &message);
         Ok(StartOutcome::Started { instance_id: request.instance_id, execution_id })
     }
 
@@ -150,7 +165,10 @@ impl OrchestrationServiceClient for AzureStorageClient {
         event: HistoryEvent,
     ) -> Result<(), ServiceError> {
         let message = TaskMessage::new(event, target);
-        self.sender().await?.send_control(&message, &client_sender()).await.map(drop)
+        let sender = self.sender().await?;
+        sender.send_control(&message, &client_sender()).await?;
+        self.ring(sender, &message);
+        Ok(())
     }
 
     async fn instance_state(
@@ -179,6 +197,7 @@ impl OrchestrationServiceClient for AzureStorageClient {
         let rewinding = self.tracking.rewind(request).await?;
         for message in rewinding.messages {
             sender.send_control(&message, &client_sender()).await?;
+            self.ring(sender, &message);
         }
         Ok(rewinding.outcome)
     }

@@ -34,7 +34,7 @@ impl<F: FnOnce()> Drop for Guard<F> {
 
 impl Shared {
     /// Runs a clean-up in the background. Nothing happens when the runtime is gone, and the process with it.
-    fn clean_up(&self, what: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn clean_up(&self, what: impl Future<Output = ()> + Send + 'static) {
         if let Ok(runtime) = Handle::try_current() {
             self.tasks.spawn_on(what, &runtime);
         }

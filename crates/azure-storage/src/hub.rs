@@ -12,6 +12,7 @@ use taskhub_core::{
 use taskhub_storage as storage;
 use taskhub_storage::{PutBlob, StorageAccount, TableQuery};
 
+use crate::doorbell::Doorbell;
 use crate::error::{failed, unreadable};
 use crate::metrics::StorageMetrics;
 use crate::names::{ResourceNames, TASK_HUB_INFO_BLOB};
@@ -100,6 +101,7 @@ pub struct Hub {
     /// What this process counts.
     pub metrics: StorageMetrics,
     awake: Arc<AwakeClock>,
+    pub(crate) doorbell: Doorbell,
 }
 
 impl fmt::Debug for Hub {
@@ -151,7 +153,8 @@ impl Hub {
         let names = ResourceNames::new(&settings.task_hub_name, None);
         let metrics = StorageMetrics::default();
         let awake = Arc::new(AwakeClock::new(clock.clone()));
-        Ok(Self { settings: Arc::new(settings), names, account, clock, ids, metrics, awake })
+        let doorbell = Doorbell::default();
+        Ok(Self { settings: Arc::new(settings), names, account, clock, ids, metrics, awake, doorbell })
     }
 
     /// Name of the hub.

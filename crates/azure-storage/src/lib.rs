@@ -7,6 +7,7 @@
 mod checkpoint;
 mod client;
 pub mod dead_letter;
+mod doorbell;
 mod error;
 mod guard;
 mod hub;

@@ -91,6 +91,7 @@ impl PartitionOwner for Owner {
         }
         shared.count_owned();
         shared.work_items.forget_awaited(partition);
+        shared.timers.drop_partition(partition);
         let unstarted = shared.sessions.close(partition);
         let tracker = shared.tasks.clone();
         tracker.spawn(async move { shared.give_back(unstarted).await });
@@ -106,6 +107,7 @@ impl PartitionOwner for Owner {
         shared.count_owned();
         shared.work_items.forget_awaited(partition);
         let deadline = Instant::now() + shared.hub.settings.drain_timeout;
+        shared.timers.drop_partition(partition);
         let unstarted = shared.sessions.close(partition);
         // In a task of its own: a partition that becomes ours again ends the drain, but what was taken out of
         // the sessions has nobody else who makes it visible.

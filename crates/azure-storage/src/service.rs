@@ -1,5 +1,6 @@
 //! The backend as a worker sees it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use crate::partition::status::StatusBoard;
 use crate::queue::control::ControlQueue;
 use crate::queue::receive::Receiver;
 use crate::queue::send::{MessageSender, Sender};
+use crate::queue::timers::{LocalTimers, fire_timers};
 use crate::queue::work_item::WorkItemQueue;
 use crate::renewal::renew_held;
 use crate::sabotage::Planted;
@@ -41,6 +43,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// A task hub in Azure Storage as a worker uses it.
 pub struct AzureStorageService {
     hub: Hub,
+    activity_slots: AtomicUsize,
     starting: tokio::sync::Mutex<()>,
     running: OnceLock<Running>,
 }
@@ -79,7 +82,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl AzureStorageService {
     /// A worker of a hub. Nothing happens before [`OrchestrationService::start`].
     pub fn new(hub: Hub) -> Self {
-        Self { hub, starting: tokio::sync::Mutex::default(), running: OnceLock::new() }
+        Self {
+            hub,
+            activity_slots: AtomicUsize::new(0),
+            starting: tokio::sync::Mutex::default(),
+            running: OnceLock::new(),
+        }
     }
 
     /// The hub.
@@ -172,10 +180,11 @@ impl OrchestrationService for AzureStorageService {
             receiver: receiver.clone(),
             recorder,
             sender: Arc::new(MessageSender::new(self.hub.clone(), layout.partition_count)),
-            sessions: SessionManager::default(),
+            sessions: SessionManager::new(self.hub.settings.cache_bytes()),
             tracking: TrackingStore::new(self.hub.clone()),
             names: InstanceNames::default(),
             work_items: WorkItemQueue::new(self.hub.clone(), receiver),
+            timers: LocalTimers::default(),
             queues: Mutex::default(),
             tasks,
             status: StatusBoard::default(),
@@ -188,6 +197,9 @@ impl OrchestrationService for AzureStorageService {
         let manager = PartitionManager::new(self.hub.clone(), owner, manager_kind);
         let manager = tokio::spawn(manager.run(stop.clone(), force.clone()));
         shared.tasks.spawn(watch(shared.clone(), manager_kind));
+        self.hub.doorbell.answer(&shared);
+        shared.work_items.set_slots(self.activity_slots.load(Ordering::Relaxed));
+        shared.tasks.spawn(fire_timers(shared.clone()));
         let stop_renewing = CancellationToken::new();
         let renewer = tokio::spawn(renew_held(shared.clone(), stop_renewing.clone()));
         let running = Running {
@@ -201,6 +213,13 @@ impl OrchestrationService for AzureStorageService {
         // Guarded by `starting`: nobody else has set it.
         let _ = self.running.set(running);
         Ok(())
+    }
+
+    fn set_activity_slots(&self, slots: usize) {
+        self.activity_slots.store(slots, Ordering::Relaxed);
+        if let Some(running) = self.running.get() {
+            running.shared.work_items.set_slots(slots);
+        }
     }
 
     fn status(&self) -> ServiceStatus {
@@ -447,6 +466,12 @@ impl OrchestrationService for AzureStorageService {
         if self.hub.settings.planted(Planted::RequestBeforeReply) {
             let _ = request.delete(&*self.hub.account.queues).await;
         }
+        if let EventKind::TaskScheduled { name: Some(name), .. } = &request.task().event.kind {
+            shared.work_items.set_unknown(name, false);
+        }
+        if shared.answer_locally(token, &response, &sender).await.is_some() {
+            return Ok(());
+        }
         let guard = shared.activity_guard(token);
         let name = shared.names.of(request.instance_id());
         let sent = on_behalf_of(name.clone(), shared.sender.send_control(&response, &sender)).await;
@@ -454,12 +479,9 @@ impl OrchestrationService for AzureStorageService {
             guard.disarm();
             return Err(e);
         }
-        shared.announce(shared.sender.partition_of(&response), &response);
+        shared.announce(shared.sender.partition_of(&response), None);
         let deleted = on_behalf_of(name, shared.work_items.delete_answered(&request)).await;
         shared.work_items.take(token);
-        if let EventKind::TaskScheduled { name: Some(name), .. } = &request.task().event.kind {
-            shared.work_items.set_unknown(name, false);
-        }
         guard.disarm();
         deleted.map(drop).map_err(|e| {
             let what = format!("cannot delete an activity request. instance=`{}`", request.instance_id());

@@ -69,6 +69,9 @@ pub struct AzureStorageSettings {
     pub work_item_queue_visibility_timeout: Duration,
     /// Longest wait between two receives from an empty queue.
     pub max_queue_polling_interval: Duration,
+    /// The same for control queues, if they shall be looked at more often than the work-item queue: how long a
+    /// client of another process waits until its message is seen by an idle worker.
+    pub max_control_queue_polling_interval: Option<Duration>,
     /// Storage requests of one fan-out that are under way at once.
     pub max_storage_operation_concurrency: usize,
     /// Whether an instance stays in memory between episodes.
@@ -103,9 +106,23 @@ pub struct AzureStorageSettings {
     /// Hands activities to this process when it waits for one: the request is put hidden and run with the
     /// receipt of the put, without being received.
     pub hand_off_local_activities: bool,
-    /// Sends the requests that DTFx sends, as often as DTFx does, where this program knows how to do with
-    /// fewer: partition rows are read each time and written one by one, all leases are looked at each time.
+    /// Makes the requests that DTFx would make, whatever the settings after this one say: every message is
+    /// received, every history read, every episode written to the Instances row; partition rows are read each
+    /// time and written one by one, all leases are looked at each time. Workers with and without it share a hub.
     pub dtfx_cadence: bool,
+    /// Memory for histories that stay between the sessions of their instances, in bytes, about; 0 keeps none,
+    /// and then also reads whether a new instance has a history. An episode that was run on a remembered
+    /// history is stored only if that is still the newest.
+    pub session_cache_bytes: usize,
+    /// Works on messages for partitions of this worker without receiving them: they are put hidden, and timers
+    /// with the time until they are due.
+    pub hand_off_control_messages: bool,
+    /// Gives an activity's result to its instance without sending it, when both are in this process: the
+    /// request is deleted when the result is part of the history.
+    pub elide_responses: bool,
+    /// Writes the Instances row only when it changes: that an instance has begun up to a second late, or with
+    /// its next change.
+    pub lazy_running_rows: bool,
     /// What the test kit does to this process.
     #[cfg(feature = "simulation")]
     pub sabotage: crate::sabotage::Sabotage,
@@ -135,6 +152,7 @@ impl AzureStorageSettings {
             control_queue_visibility_timeout: DEFAULT_VISIBILITY_TIMEOUT,
             work_item_queue_visibility_timeout: DEFAULT_VISIBILITY_TIMEOUT,
             max_queue_polling_interval: Duration::from_secs(30),
+            max_control_queue_polling_interval: None,
             max_storage_operation_concurrency: 25
                 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             extended_sessions_enabled: false,
@@ -147,11 +165,47 @@ impl AzureStorageSettings {
             unknown_instance_grace: DOTNET_VISIBILITY_TIMEOUT * 2,
             fan_in_linger: Duration::from_millis(50),
             quarantine_poison_messages: None,
-            hand_off_local_activities: false,
+            hand_off_local_activities: true,
             dtfx_cadence: false,
+            session_cache_bytes: 64 * 1024 * 1024,
+            hand_off_control_messages: true,
+            elide_responses: true,
+            lazy_running_rows: true,
             #[cfg(feature = "simulation")]
             sabotage: crate::sabotage::Sabotage::default(),
         }
+    }
+
+    /// Longest wait between two receives from an empty control queue.
+    pub(crate) fn control_polling_interval(&self) -> Duration {
+        let longest = self.max_queue_polling_interval;
+        let own = self.max_control_queue_polling_interval.filter(|_| !self.dtfx_cadence);
+        own.map_or(longest, |own| own.min(longest))
+    }
+
+    /// Memory for remembered histories.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        if self.dtfx_cadence { 0 } else { self.session_cache_bytes }
+    }
+
+    /// Whether activity requests are handed to this process.
+    pub(crate) fn hands_off_activities(&self) -> bool {
+        !self.dtfx_cadence && self.hand_off_local_activities
+    }
+
+    /// Whether messages for own partitions are handed to this process.
+    pub(crate) fn hands_off_control_messages(&self) -> bool {
+        !self.dtfx_cadence && self.hand_off_control_messages
+    }
+
+    /// Whether activity results for own partitions are not sent.
+    pub(crate) fn elides_responses(&self) -> bool {
+        !self.dtfx_cadence && self.elide_responses
+    }
+
+    /// Whether the Instances row is written only when it changes.
+    pub(crate) fn writes_rows_late(&self) -> bool {
+        !self.dtfx_cadence && self.lazy_running_rows
     }
 
     /// Checks the ranges that DTFx and the services demand.

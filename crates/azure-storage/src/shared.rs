@@ -5,28 +5,40 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use taskhub_core::{ErrorKind, GiveBackReason, LockToken, PartitionId, ServiceError, TaskMessage};
+use taskhub_core::{
+    ErrorKind, GiveBackReason, LockToken, OrchestrationInstance, PartitionId, ServiceError, TaskMessage,
+    Timestamp,
+};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::checkpoint;
 use crate::dead_letter::failure::{Facts, Failure};
 use crate::dead_letter::recorder::Recorder;
 use crate::hub::Hub;
 use crate::instance_names::InstanceNames;
-use crate::message;
 use crate::metrics::ReasonLabels;
 use crate::partition::status::StatusBoard;
 use crate::queue::backoff::{UnknownPace, abandon_delay, unknown_function_delay};
 use crate::queue::control::ControlQueue;
 use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
-use crate::queue::send::MessageSender;
+use crate::queue::send::{MessageSender, Sender};
+use crate::queue::timers::LocalTimers;
 use crate::queue::work_item::WorkItemQueue;
 use crate::sabotage::Planted;
 use crate::session::manager::{Released, SessionManager};
+use crate::tracking::instances::RowOutcome;
+use crate::tracking::late_rows::LATE_BY;
 use crate::tracking::store::TrackingStore;
+
+/// Wait until a late write of an Instances row that failed is repeated.
+const LATE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Most messages in the hands of this process with which an activity's answer need not be sent.
+const MAX_HELD_WITH_ANSWERS: usize = 1024;
 
 /// What the parts of a running worker share.
 #[derive(Debug)]
@@ -39,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) tracking: TrackingStore,
     pub(crate) names: InstanceNames,
     pub(crate) work_items: WorkItemQueue,
+    pub(crate) timers: LocalTimers,
     pub(crate) queues: Mutex<BTreeMap<PartitionId, (ControlQueue, JoinHandle<()>)>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) status: StatusBoard,
@@ -68,17 +81,61 @@ impl Shared {
     }
 
     /// A message for the partition was put by this process: look at once if it is ours, or when it is due.
-    pub(crate) fn announce(&self, partition: PartitionId, message: &TaskMessage) {
+    pub(crate) fn announce(&self, partition: PartitionId, due: Option<Timestamp>) {
         if let Some((queue, _)) = self.queues().get(&partition) {
-            let now = self.hub.clock.now();
-            match message::visibility_delay(message, now) {
-                Duration::ZERO => queue.bell.notify_one(),
-                delay => queue.set_alarm(now + delay),
+            match due {
+                None => queue.bell.notify_one(),
+                Some(due) => queue.set_alarm(due),
             }
         }
     }
 
+    /// Whether this worker owns the partition now.
+    pub(crate) fn owns(&self, partition: PartitionId) -> bool {
+        !self.stopping.is_cancelled()
+            && self.queues().get(&partition).is_some_and(|(queue, _)| queue.is_ours())
+    }
+
+    /// Whether messages for the partition need not be received: this worker owns it and holds few messages.
+    pub(crate) fn takes_messages_of(&self, partition: PartitionId) -> bool {
+        self.owns(partition) && self.sessions.held_count() < self.hub.settings.control_queue_buffer_threshold
+    }
+
+    /// Takes in a message of this process that nobody has received.
+    pub(crate) async fn take_local(self: &Arc<Self>, partition: PartitionId, message: Arc<HeldMessage>) {
+        let guard = self.message_guard(vec![message.clone()]);
+        let admitted = self.clone().admit_received(partition, message).await;
+        guard.disarm();
+        self.take_in(partition, admitted.into_iter().collect()).await;
+    }
+
+    /// Gives an activity's answer to its instance without sending it, if that is in this process. `None`: it has
+    /// to be sent.
+    pub(crate) async fn answer_locally(
+        self: &Arc<Self>,
+        token: LockToken,
+        response: &TaskMessage,
+        sender: &Sender,
+    ) -> Option<()> {
+        let partition = self.sender.partition_of(response);
+        let is_possible = self.hub.settings.elides_responses()
+            && self.owns(partition)
+            && self.sessions.held_count() < MAX_HELD_WITH_ANSWERS;
+        if !is_possible || self.work_items.locked(token).is_none_or(|request| request.is_lost()) {
+            return None;
+        }
+        let data = self.sender.envelope(response.clone(), sender);
+        let answer = self.work_items.answer(token, data, &self.sender, sender.clone())?;
+        self.take_in(partition, vec![Arc::new(answer)]).await;
+        Some(())
+    }
+
     pub(crate) async fn abandon(&self, token: LockToken, reason: GiveBackReason) {
+        if self.sessions.is_stale(token) && !self.stopping.is_cancelled() {
+            // What was remembered is old: once more, with what is stored.
+            self.sessions.look_again(token);
+            return;
+        }
         let messages = self.sessions.current(token);
         self.sessions.admit(token, Vec::new(), Vec::new());
         join_all(messages.iter().map(|m| self.put_back_because(m, &reason))).await;
@@ -106,6 +163,10 @@ impl Shared {
 
     /// Puts a message back that failed.
     pub(crate) async fn put_back_failed(&self, message: &HeldMessage, failure: Failure) {
+        if message.is_answer() {
+            // It counts from when it is a message of its own.
+            return self.put_back_for(message, "interrupted", abandon_delay(message.dequeue_count)).await;
+        }
         self.sessions.forget(message);
         let delay = self.unless_stopping(abandon_delay(message.dequeue_count));
         self.recorder.settle(Facts::of_held(message), failure, message, delay).await;
@@ -121,6 +182,38 @@ impl Shared {
         let Released { fetch, give_back } = self.sessions.release(token);
         self.give_back(give_back).await;
         self.fetch_histories(fetch);
+    }
+
+    /// Shows, a little later, that an instance has begun, unless more has happened to it by then.
+    pub(crate) fn show_later(self: &Arc<Self>, instance: &OrchestrationInstance, sender: Sender) {
+        let (shared, instance) = (self.clone(), instance.clone());
+        self.tasks.spawn(async move {
+            let mut wait = LATE_BY;
+            loop {
+                let stops = tokio::select! {
+                    biased;
+                    () = shared.stopping.cancelled() => true,
+                    () = tokio::time::sleep(wait) => false,
+                };
+                let written = match shared.tracking.write_late(&instance).await {
+                    Ok(RowOutcome::TerminatedBefore { reason }) => {
+                        checkpoint::end_terminated(&shared, &instance, reason, &sender).await
+                    }
+                    other => other.map(drop),
+                };
+                match written {
+                    Ok(()) => return,
+                    Err(e) => tracing::debug!(
+                        hub = %shared.hub.name(), instance = %instance.instance_id, error = e.chain(),
+                        "cannot show an instance as running; trying again"
+                    ),
+                }
+                if stops {
+                    return;
+                }
+                wait = LATE_RETRY_INTERVAL;
+            }
+        });
     }
 
     /// Puts a message back whose time has not come, with the back-off of its dequeue count.

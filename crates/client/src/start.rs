@@ -117,6 +117,7 @@ impl TaskHubClient {
         }
         if request.instance_id.as_str().trim().is_empty() {
             request.instance_id = InstanceId::new(self.new_guid());
+            request.id_is_new = true;
         }
         instance_id::check_new(&request.instance_id)?;
         // Differs: DTFx starts it, and the worker then runs it as an entity that never completes.

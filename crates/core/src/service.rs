@@ -169,6 +169,12 @@ pub trait OrchestrationService: Send + Sync {
     /// Ends the lock, after completion, discard or abandonment.
     async fn release_orchestration(&self, token: LockToken);
 
+    /// Tells how many activities this process runs at the same time: a backend may take so many in hand before
+    /// they are asked for.
+    fn set_activity_slots(&self, slots: usize) {
+        let _ = slots;
+    }
+
     /// The next activity request, or `None` when none came within `timeout`.
     async fn lock_next_activity(&self, timeout: Duration) -> Result<Option<ActivityWorkItem>, ServiceError>;
 
@@ -209,6 +215,8 @@ pub struct StartRequest {
     pub tags: Option<Tags>,
     /// Earliest time of the first episode.
     pub scheduled_start_at: Option<Timestamp>,
+    /// The id was made for this start: nobody else can have used it.
+    pub id_is_new: bool,
     /// Do nothing when the id exists with one of these statuses.
     pub dedupe_statuses: Vec<OrchestrationStatus>,
 }

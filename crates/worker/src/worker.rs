@@ -85,6 +85,7 @@ impl Worker {
     /// The backend could not be started or not be stopped in order. `Internal`: it panicked while
     /// receiving, which stops the worker. All tasks have ended in any case.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServiceError> {
+        self.service.set_activity_slots(self.settings.max_concurrent_task_activity_work_items);
         self.service.start().await?;
         let life = Lifecycle::default();
         let mut dispatchers = self.dispatchers(&life);

@@ -197,6 +197,11 @@ impl ControlQueue {
         }
     }
 
+    /// Whether this worker may work on what comes for the partition.
+    pub(crate) fn is_ours(&self) -> bool {
+        !self.stop.is_cancelled() && Instant::now() < self.progress().lease_until
+    }
+
     /// The lease has been renewed.
     pub(crate) fn renewed(&self, lease_until: Instant) {
         self.progress().lease_until = lease_until;
@@ -210,7 +215,7 @@ impl ControlQueue {
     pub(crate) async fn run(self, shared: Arc<Shared>) {
         let settings = shared.hub.settings.clone();
         let queue = shared.hub.names.control_queue(self.partition);
-        let mut poll = PollingBackoff::new(settings.max_queue_polling_interval);
+        let mut poll = PollingBackoff::new(settings.control_polling_interval());
         let mut failures = PollingBackoff::new(settings.max_queue_polling_interval);
         while !self.stop.is_cancelled() {
             let rung = self.bell.notified();

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use tokio::time::Instant;
 
 use crate::message::MessageData;
 use crate::queue::backoff::abandon_delay;
+use crate::queue::send::{MessageSender, Sender};
+use crate::queue::work_item::Requests;
 
 /// A message this process has received (or put hidden for itself) and must delete or give back.
 #[derive(Debug)]
@@ -23,9 +26,26 @@ pub(crate) struct HeldMessage {
     pub(crate) dequeue_count: u32,
     /// How long it stays hidden from each reception and renewal on.
     visibility: Duration,
+    /// Whether it starts an instance that surely has no history yet.
+    starts_new_instance: AtomicBool,
+    /// Whether an episode with it was run already and not stored.
+    was_tried: AtomicBool,
+    /// The message is the answer to an activity request of this process, and was never sent.
+    answer: Option<Answer>,
     /// One request about the message at a time: each changes the receipt.
     turn: Arc<AsyncMutex<()>>,
-    lock: Mutex<Lock>,
+    /// Shared by an activity request and its answer.
+    lock: Arc<Mutex<Lock>>,
+}
+
+/// How an answer that was not sent becomes an ordinary message.
+#[derive(Debug)]
+struct Answer {
+    sender: Arc<MessageSender>,
+    from: Sender,
+    requests: Requests,
+    /// It is being sent, or has been.
+    is_sent: AtomicBool,
 }
 
 /// When a message was asked for and for how long it is hidden.
@@ -79,13 +99,24 @@ impl HeldMessage {
             received_at: message.next_visible_at - hidden.visibility,
             dequeue_count: message.dequeue_count,
             visibility: hidden.visibility,
+            starts_new_instance: AtomicBool::new(false),
+            was_tried: AtomicBool::new(false),
+            answer: None,
             turn: Arc::default(),
-            lock: Mutex::new(Lock::new(message.receipt, hidden)),
+            lock: Arc::new(Mutex::new(Lock::new(message.receipt, hidden))),
         }
     }
 
     /// A message that this process has put hidden: it holds the receipt without having received it.
-    pub(crate) fn put(queue: &str, put: PutReceipt, text: String, data: MessageData, hidden: Hidden) -> Self {
+    /// `visibility` is how long a renewal hides it.
+    pub(crate) fn put(
+        queue: &str,
+        put: PutReceipt,
+        text: String,
+        data: MessageData,
+        hidden: Hidden,
+        visibility: Duration,
+    ) -> Self {
         Self {
             data,
             queue: queue.to_owned(),
@@ -94,10 +125,44 @@ impl HeldMessage {
             inserted_at: put.inserted_at,
             received_at: put.inserted_at,
             dequeue_count: 1,
-            visibility: hidden.visibility,
+            visibility,
+            starts_new_instance: AtomicBool::new(false),
+            was_tried: AtomicBool::new(false),
+            answer: None,
             turn: Arc::default(),
-            lock: Mutex::new(Lock::new(put.receipt, hidden)),
+            lock: Arc::new(Mutex::new(Lock::new(put.receipt, hidden))),
         }
+    }
+
+    /// The answer to an activity request, for an instance of this process: the request stays in its queue until
+    /// the answer is part of a history, and is deleted then. Given back, the answer is sent first.
+    pub(crate) fn answering(
+        request: &Self,
+        data: MessageData,
+        sender: Arc<MessageSender>,
+        from: Sender,
+        requests: Requests,
+    ) -> Self {
+        Self {
+            inserted_at: data.task_message.event.timestamp,
+            data,
+            queue: request.queue.clone(),
+            message_id: request.message_id.clone(),
+            text: request.text.clone(),
+            received_at: request.received_at,
+            dequeue_count: 1,
+            visibility: request.visibility,
+            starts_new_instance: AtomicBool::new(false),
+            was_tried: AtomicBool::new(false),
+            answer: Some(Answer { sender, from, requests, is_sent: AtomicBool::new(false) }),
+            turn: request.turn.clone(),
+            lock: request.lock.clone(),
+        }
+    }
+
+    /// Whether this is an answer that was never sent.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.answer.is_some()
     }
 
     /// The text as stored.
@@ -119,6 +184,26 @@ impl HeldMessage {
 
     pub(crate) fn is_start(&self) -> bool {
         matches!(self.data.task_message.event.kind, EventKind::ExecutionStarted(_))
+    }
+
+    /// Whether this starts an instance of which nothing can be stored: its history need not be read, the
+    /// first checkpoint fails if there is one.
+    pub(crate) fn starts_new_instance(&self) -> bool {
+        self.starts_new_instance.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_starts_new_instance(&self, is_new: bool) {
+        self.starts_new_instance.store(is_new, Ordering::Relaxed);
+    }
+
+    /// An episode with it was not stored.
+    pub(crate) fn set_tried(&self) {
+        self.was_tried.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nobody has run an episode with this message before, as far as this process can tell.
+    pub(crate) fn is_first_try(&self) -> bool {
+        self.dequeue_count == 1 && !self.was_tried.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Lock> {
@@ -212,6 +297,15 @@ impl HeldMessage {
     /// Deletes the message. A message that is gone counts as deleted; one that is not ours any more, because
     /// the lock was lost or somebody else has received it since, is left to them, and `false` returned.
     pub(crate) async fn delete(&self, queues: &dyn QueueStore) -> Result<bool> {
+        let Some(Answer { requests, .. }) = &self.answer else { return self.delete_it(queues).await };
+        // From now on the request must not run again.
+        requests.answered(&self.message_id);
+        let deleted = self.delete_it(queues).await;
+        requests.settled(&self.message_id, matches!(deleted, Ok(true)));
+        deleted
+    }
+
+    async fn delete_it(&self, queues: &dyn QueueStore) -> Result<bool> {
         let _turn = self.turn.lock().await;
         let mut is_ours = false;
         while let Some((receipt, reception)) = self.usable() {
@@ -239,12 +333,39 @@ impl HeldMessage {
     /// Leaves a message alone that should have been deleted and could not be: it comes back after its
     /// visibility timeout or the back-off of its dequeue count, whichever is longer.
     pub(crate) async fn put_off(&self, queues: &dyn QueueStore) -> Result<()> {
-        self.give_back(queues, abandon_delay(self.dequeue_count).max(self.visibility)).await.map(drop)
+        self.hide(queues, abandon_delay(self.dequeue_count).max(self.visibility)).await.map(drop)
     }
 
     /// Gives the message back, to be received again after `delay`. The new right to it and when it becomes
     /// visible, or `None` when it was not ours any more.
     pub(crate) async fn give_back(
+        &self,
+        queues: &dyn QueueStore,
+        delay: Duration,
+    ) -> Result<Option<(PopReceipt, Timestamp)>> {
+        let Some(Answer { sender, from, requests, is_sent }) = &self.answer else {
+            return self.hide(queues, delay).await;
+        };
+        if is_sent.swap(true, Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if self.usable().is_none() {
+            // Somebody else has the request, and runs it again.
+            requests.settled(&self.message_id, false);
+            return Ok(None);
+        }
+        // As if there had been no short cut: the answer first, then the end of the request.
+        match sender.send_control_after(self.task(), from, delay).await {
+            Ok(_) => self.delete(queues).await.map(|_| None),
+            Err(e) => {
+                tracing::debug!(error = e.chain(), "an answer cannot be sent; its activity runs again");
+                requests.settled(&self.message_id, false);
+                self.hide(queues, delay).await
+            }
+        }
+    }
+
+    async fn hide(
         &self,
         queues: &dyn QueueStore,
         delay: Duration,

@@ -1,8 +1,8 @@
 //! Sending: every message of a hub goes out here.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
 use taskhub_core::{InstanceId, OrchestrationInstance, PartitionId, ServiceError, TaskMessage, Timestamp};
 use taskhub_storage::{PopReceipt, PutReceipt};
 use tokio::time::Instant;
@@ -12,7 +12,6 @@ use crate::large_messages::LargeMessages;
 use crate::message::{self, MessageData, Packed};
 use crate::partition::hash::partition_of;
 use crate::queue::held::{HeldMessage, Hidden};
-use crate::queue::work_item::WorkItemQueue;
 use crate::sabotage::Planted;
 
 /// Sends messages of one process.
@@ -67,39 +66,73 @@ impl MessageSender {
         self.put(&queue, message, sender, delay).await.map(|(sent, _)| sent)
     }
 
-    /// Puts an activity request on the work-item queue, or into the hands of a dispatcher of this process
-    /// that waits for one.
+    /// The same, hidden for this long at least.
+    pub(crate) async fn send_control_after(
+        &self,
+        message: &TaskMessage,
+        sender: &Sender,
+        delay: Duration,
+    ) -> Result<Sent, ServiceError> {
+        let queue = self.hub.names.control_queue(self.partition_of(message));
+        let delay = message::visibility_delay(message, self.hub.clock.now()).max(delay);
+        self.put(&queue, message, sender, delay).await.map(|(sent, _)| sent)
+    }
+
+    /// Puts a message on its target's control queue, hidden for `delay`, in the hands of this process.
+    pub(crate) async fn put_control_held(
+        &self,
+        message: &TaskMessage,
+        sender: &Sender,
+        delay: Duration,
+    ) -> Result<HeldMessage, ServiceError> {
+        let queue = self.hub.names.control_queue(self.partition_of(message));
+        let visibility = self.hub.settings.control_queue_visibility_timeout;
+        self.put_held(&queue, message, sender, delay, visibility).await
+    }
+
+    /// Puts an activity request on the work-item queue.
     pub(crate) async fn send_activity(
         &self,
         message: &TaskMessage,
         sender: &Sender,
-        work_items: &WorkItemQueue,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Sent, ServiceError> {
         let queue = self.hub.names.work_item_queue();
-        if let Some(reserved) = work_items.reserve() {
-            let visibility = self.hub.settings.work_item_queue_visibility_timeout;
-            let (sent, asked_at) = self.put(&queue, message, sender, visibility).await?;
-            let hidden = Hidden { asked_at, visibility };
-            reserved.hand_over(HeldMessage::put(&queue, sent.put, sent.text, sent.data, hidden));
-        } else {
-            self.put(&queue, message, sender, std::time::Duration::ZERO).await?;
-            work_items.bell.notify_one();
-        }
-        Ok(())
+        self.put(&queue, message, sender, Duration::ZERO).await.map(|(sent, _)| sent)
     }
 
-    /// Puts several messages on control queues, some at a time.
-    pub(crate) async fn send_all_control(
+    /// Puts an activity request on the work-item queue, hidden, in the hands of this process.
+    pub(crate) async fn put_activity_held(
         &self,
-        messages: &[&TaskMessage],
+        message: &TaskMessage,
         sender: &Sender,
-    ) -> Result<(), ServiceError> {
-        let limit = self.hub.settings.max_storage_operation_concurrency;
-        stream::iter(0..messages.len())
-            .map(|at| async move { self.send_control(messages[at], sender).await.map(drop) })
-            .buffer_unordered(limit)
-            .try_collect()
-            .await
+    ) -> Result<HeldMessage, ServiceError> {
+        let queue = self.hub.names.work_item_queue();
+        let visibility = self.hub.settings.work_item_queue_visibility_timeout;
+        self.put_held(&queue, message, sender, visibility, visibility).await
+    }
+
+    async fn put_held(
+        &self,
+        queue: &str,
+        message: &TaskMessage,
+        sender: &Sender,
+        delay: Duration,
+        visibility: Duration,
+    ) -> Result<HeldMessage, ServiceError> {
+        let (sent, asked_at) = self.put(queue, message, sender, delay).await?;
+        let hidden = Hidden { asked_at, visibility: delay };
+        Ok(HeldMessage::put(queue, sent.put, sent.text, sent.data, hidden, visibility))
+    }
+
+    /// The envelope of a message.
+    pub(crate) fn envelope(&self, message: TaskMessage, sender: &Sender) -> MessageData {
+        MessageData::new(
+            self.hub.ids.guid(),
+            message,
+            self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
+            sender.episode,
+            sender.instance.clone(),
+        )
     }
 
     /// What was put, and when that was asked for.
@@ -108,15 +141,9 @@ impl MessageSender {
         queue: &str,
         message: &TaskMessage,
         sender: &Sender,
-        delay: std::time::Duration,
+        delay: Duration,
     ) -> Result<(Sent, Instant), ServiceError> {
-        let mut data = MessageData::new(
-            self.hub.ids.guid(),
-            message.clone(),
-            self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
-            sender.episode,
-            sender.instance.clone(),
-        );
+        let mut data = self.envelope(message.clone(), sender);
         let text = match message::pack(&data, self.hub.settings.queue_client_message_encoding) {
             Packed::Inline { text } => text,
             Packed::Large { text, blob_name, blob } => {

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use taskhub_core::{ActivityWorkItem, EventKind, InstanceId, LockToken, PartitionId, ServiceError};
+use taskhub_core::{
+    ActivityWorkItem, EventKind, InstanceId, LockToken, PartitionId, ServiceError, TaskMessage,
+};
 use taskhub_storage::ErrorKind;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,16 +17,25 @@ use tokio_util::task::TaskTracker;
 
 use crate::guard::Guard;
 use crate::hub::Hub;
+use crate::message::MessageData;
 use crate::queue::backoff::{PollingBackoff, unknown_function_delay};
 use crate::queue::control::{BRISK_INTERVAL, BRISK_PERIOD};
 use crate::queue::held::HeldMessage;
 use crate::queue::receive::Receiver;
+use crate::queue::send::{MessageSender, Sender};
 
 /// Most names of unknown activities that are remembered.
 const MAX_UNKNOWN: usize = 1000;
 
 /// Most answered requests that are remembered; the oldest are forgotten first.
 const MAX_ANSWERED: usize = 1000;
+
+/// Most messages that the service gives at once.
+const MAX_RECEIVE: usize = 32;
+/// How long a receive waits for more slots when there are requests for all of them.
+const GATHERING_TIME: Duration = Duration::from_millis(5);
+/// Longest wait for a slot that is about to be free.
+const FULL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A worker that looks at the queue as seldom as this, or less often, leaves others time to look.
 const CALM_INTERVAL: Duration = Duration::from_secs(5);
@@ -71,7 +82,7 @@ pub(crate) struct WorkItemQueue {
     queue: String,
     state: Arc<Mutex<State>>,
     /// Somebody in this process put a request, or handed one over.
-    pub(crate) bell: Notify,
+    bell: Arc<Notify>,
     /// Receives under way, which go on when whoever waits for them does not.
     receives: TaskTracker,
     waiting: AtomicUsize,
@@ -91,7 +102,18 @@ struct State {
     brisk_until: Option<Instant>,
     last_token: u64,
     local: VecDeque<Arc<HeldMessage>>,
+    /// How many activities this process runs at the same time; 0 when it has not told.
+    slots: usize,
+    /// Requests that will be handed over.
     promised: usize,
+    /// Those of them that are put already, while their episode is being stored.
+    prepared: BTreeMap<String, Arc<HeldMessage>>,
+    /// Requests whose answer is in this process, and not yet in a history.
+    unsent: BTreeMap<String, Arc<HeldMessage>>,
+    /// The queue had as much as was asked for.
+    has_more: bool,
+    /// This process has put a request that anybody can receive.
+    is_announced: bool,
     /// Activities that this worker does not have.
     unknown: BTreeSet<String>,
     /// The last message received turned out to be for one of them.
@@ -115,7 +137,12 @@ impl State {
     ///
     /// Differs: DTFx runs that one again, too.
     fn take_in(&mut self, message: HeldMessage) -> Option<HeldMessage> {
-        if self.answered.contains(&message.message_id) {
+        let id = &message.message_id;
+        if let Some(held) = self.unsent.get(id).or_else(|| self.prepared.get(id)) {
+            held.adopt(&message);
+            return None;
+        }
+        if self.answered.contains(id) {
             return Some(message);
         }
         let mut held = self.local.iter().chain(self.locked.values());
@@ -129,6 +156,7 @@ impl State {
     /// Whether an instance of this worker waits for an activity that is not in this process's hands.
     fn awaits_others(&self) -> bool {
         let held = self.local.iter().chain(self.locked.values());
+        let held = held.chain(self.prepared.values()).chain(self.unsent.values());
         let own = held.filter(|held| self.awaited.by_instance.contains_key(held.instance_id()));
         self.awaited.total > own.count()
     }
@@ -139,6 +167,16 @@ impl State {
             self.answered.pop_front();
         }
         self.answered.push_back(message_id.to_owned());
+    }
+
+    /// How many more requests this process can run now.
+    fn free(&self, waiting: usize) -> usize {
+        let taken = self.local.len() + self.promised;
+        if self.slots == 0 {
+            waiting.saturating_sub(taken)
+        } else {
+            self.slots.saturating_sub(taken + self.locked.len())
+        }
     }
 
     /// An answered request that is deleted needs no memory.
@@ -162,7 +200,7 @@ impl WorkItemQueue {
             receiver,
             queue,
             state: Arc::default(),
-            bell: Notify::new(),
+            bell: Arc::default(),
             receives: TaskTracker::new(),
             waiting: AtomicUsize::new(0),
             poll: tokio::sync::Mutex::new(poll),
@@ -173,15 +211,49 @@ impl WorkItemQueue {
         lock(&self.state)
     }
 
-    /// A dispatcher of this process that waits for a request and has not been promised one; none unless
-    /// the settings ask for that.
-    pub(crate) fn reserve(&self) -> Option<Reservation<'_>> {
+    /// There may be something in the queue.
+    pub(crate) fn announce(&self) {
+        self.state().is_announced = true;
+        self.bell.notify_one();
+    }
+
+    /// How many activities this process runs at the same time.
+    pub(crate) fn set_slots(&self, slots: usize) {
+        self.state().slots = slots;
+    }
+
+    /// A slot of this process that is free, has not been promised to another request, and may have the activity;
+    /// none unless the settings ask for that.
+    pub(crate) fn reserve(&self, request: &TaskMessage) -> Option<Reservation> {
+        if !self.hub.settings.hands_off_activities() {
+            return None;
+        }
         let mut state = self.state();
-        let free = self.waiting.load(Ordering::Relaxed) > state.local.len() + state.promised;
-        (self.hub.settings.hand_off_local_activities && free).then(|| {
+        let is_unknown = matches!(
+            &request.event.kind,
+            EventKind::TaskScheduled { name: Some(name), .. } if state.unknown.contains(name)
+        );
+        let is_free = state.free(self.waiting.load(Ordering::Relaxed)) > 0;
+        (is_free && !is_unknown).then(|| {
             state.promised += 1;
-            Reservation(self)
+            Reservation { state: self.state.clone(), bell: self.bell.clone() }
         })
+    }
+
+    /// Makes the answer to a locked request a message for its instance in this process. The lock ends.
+    pub(crate) fn answer(
+        &self,
+        token: LockToken,
+        data: MessageData,
+        sender: &Arc<MessageSender>,
+        from: Sender,
+    ) -> Option<HeldMessage> {
+        let mut state = self.state();
+        let request = state.locked.remove(&token)?;
+        let requests = Requests(self.state.clone());
+        let answer = HeldMessage::answering(&request, data, sender.clone(), from, requests);
+        state.unsent.insert(request.message_id.clone(), request);
+        Some(answer)
     }
 
     /// The next request, or `None` after `timeout` or when receiving has stopped.
@@ -246,7 +318,10 @@ impl WorkItemQueue {
             let next = match poll.next {
                 Some(next) => next,
                 None => {
-                    let set_aside = self.receive().await?;
+                    self.gather_slots(stop).await;
+                    let free = self.state().free(self.waiting.load(Ordering::Relaxed));
+                    let is_possible = self.state().slots == 0 || free > 0;
+                    let set_aside = if is_possible { self.receive(free).await? } else { 0 };
                     let received = self.state().local.pop_front();
                     if let Some(message) = received {
                         // Work that this worker only gives back is no sign of more to come; polling slows down
@@ -262,15 +337,20 @@ impl WorkItemQueue {
                         // There may be more behind it.
                         continue;
                     }
-                    Instant::now() + self.wait_after_nothing(&poll.backoff)
+                    let wait =
+                        if is_possible { self.wait_after_nothing(&poll.backoff) } else { FULL_INTERVAL };
+                    Instant::now() + wait
                 }
             };
             poll.next = Some(next);
             tokio::select! {
                 biased;
                 () = rung => {
-                    poll.backoff.signalled();
-                    poll.next = None;
+                    // What was handed over is no sign of something in the queue.
+                    if std::mem::take(&mut self.state().is_announced) {
+                        poll.backoff.signalled();
+                        poll.next = None;
+                    }
                 }
                 () = stop.cancelled() => return Ok(None),
                 () = tokio::time::sleep_until(next.min(deadline)) => {
@@ -307,6 +387,22 @@ impl WorkItemQueue {
         wait
     }
 
+    /// When there is more in the queue than there were slots, gives activities that are about to end a moment, so
+    /// that one receive brings several requests.
+    async fn gather_slots(&self, stop: &CancellationToken) {
+        let is_worth_it = {
+            let state = self.state();
+            state.has_more && !state.locked.is_empty()
+        };
+        if is_worth_it {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(GATHERING_TIME) => {}
+            }
+        }
+    }
+
     fn is_unknown(&self, message: &HeldMessage) -> bool {
         let EventKind::TaskScheduled { name: Some(name), .. } = &message.task().event.kind else {
             return false;
@@ -334,15 +430,18 @@ impl WorkItemQueue {
         deleted
     }
 
-    /// Receives one request; returns how many there were that nobody has to work on. Not in the caller's future: a message
-    /// received and dropped would stay hidden.
-    async fn receive(&self) -> Result<usize, ServiceError> {
+    /// Receives as many requests as there are free slots, one at least; returns how many there were that nobody
+    /// has to work on. Not in the caller's future: a message received and dropped would stay hidden.
+    async fn receive(&self, free: usize) -> Result<usize, ServiceError> {
+        let most = if self.hub.settings.dtfx_cadence { 1 } else { MAX_RECEIVE };
+        let count = free.clamp(1, most) as u32;
         let (receiver, queue) = (self.receiver.clone(), self.queue.clone());
         let state = self.state.clone();
         let visibility = self.hub.settings.work_item_queue_visibility_timeout;
         let receive = self.receives.spawn(async move {
-            let received = receiver.receive(&queue, 1, visibility, Some(visibility / 2)).await?;
+            let received = receiver.receive(&queue, count, visibility, Some(visibility / 2)).await?;
             let mut set_aside = received.unreadable;
+            lock(&state).has_more = received.messages.len() + set_aside >= count as usize && count > 1;
             for message in received.messages {
                 let answered = lock(&state).take_in(message);
                 if let Some(answered) = answered {
@@ -392,13 +491,13 @@ impl WorkItemQueue {
     /// while, beginning now.
     pub(crate) fn expect_more(&self) {
         self.state().brisk_until = Some(Instant::now() + BRISK_PERIOD);
-        self.bell.notify_one();
+        self.announce();
     }
 
     /// All requests held, running ones and those that wait for a dispatcher.
     pub(crate) fn all_held(&self) -> Vec<Arc<HeldMessage>> {
         let state = self.state();
-        state.local.iter().chain(state.locked.values()).cloned().collect()
+        state.local.iter().chain(state.locked.values()).chain(state.prepared.values()).cloned().collect()
     }
 
     /// Whether any request is being worked on.
@@ -419,7 +518,11 @@ impl WorkItemQueue {
 
     /// Makes everything still locked visible again: its work was cut off.
     pub(crate) async fn give_back_locked(&self) {
-        let locked: Vec<_> = std::mem::take(&mut self.state().locked).into_values().collect();
+        let locked: Vec<_> = {
+            let mut state = self.state();
+            let prepared = std::mem::take(&mut state.prepared);
+            std::mem::take(&mut state.locked).into_values().chain(prepared.into_values()).collect()
+        };
         join_all(locked.iter().map(|m| self.give_back(m))).await;
     }
 
@@ -435,19 +538,54 @@ impl WorkItemQueue {
     }
 }
 
-/// A waiting dispatcher that will get the next request this process puts. Dropped unused, it gets none.
-pub(crate) struct Reservation<'a>(&'a WorkItemQueue);
+/// A slot that will get the next request this process puts. Dropped unused, it gets none.
+pub(crate) struct Reservation {
+    state: Arc<Mutex<State>>,
+    bell: Arc<Notify>,
+}
 
-impl Reservation<'_> {
-    /// Hands over a request that this process has just put hidden, without anybody receiving it.
-    pub(crate) fn hand_over(self, message: HeldMessage) {
-        self.0.state().local.push_back(Arc::new(message));
-        self.0.bell.notify_one();
+impl Reservation {
+    /// The request is put hidden, without anybody receiving it.
+    pub(crate) fn prepare(&self, message: &Arc<HeldMessage>) {
+        lock(&self.state).prepared.insert(message.message_id.clone(), message.clone());
+    }
+
+    /// The slot gets the request.
+    pub(crate) fn hand_over(self, message: Arc<HeldMessage>) {
+        let mut state = lock(&self.state);
+        // Otherwise it has been made visible: the worker stops.
+        if state.prepared.remove(&message.message_id).is_some() {
+            state.local.push_back(message);
+            self.bell.notify_one();
+        }
+    }
+
+    /// The slot does not get the request.
+    pub(crate) fn cancel(self, message: &HeldMessage) {
+        lock(&self.state).prepared.remove(&message.message_id);
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0.state().promised -= 1;
+        lock(&self.state).promised -= 1;
+    }
+}
+
+/// What is known of requests whose answers were not sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Requests(Arc<Mutex<State>>);
+
+impl Requests {
+    /// The answer is in a history, or sent after all: the request must not run again.
+    pub(crate) fn answered(&self, message_id: &str) {
+        lock(&self.0).answer(message_id);
+    }
+
+    /// Nothing more happens to the request here.
+    pub(crate) fn settled(&self, message_id: &str, is_deleted: bool) {
+        let mut state = lock(&self.0);
+        state.unsent.remove(message_id);
+        state.settle(message_id, is_deleted);
     }
 }

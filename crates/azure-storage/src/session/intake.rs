@@ -133,7 +133,15 @@ impl Shared {
             dequeue_count: message.dequeue_count,
             received_at: message.received_at,
         };
-        match check_start(received, row.as_ref()) {
+        let check = check_start(received, row.as_ref());
+        // A client counts how often an id was used: nothing is stored of the first use before its first episode.
+        let is_new = row.as_ref().is_some_and(|row| {
+            row.status == Some(OrchestrationStatus::Pending)
+                && row.instance.execution_id == start.instance.execution_id
+                && row.generation == Some(0)
+        });
+        message.set_starts_new_instance(is_new && message.dequeue_count == 1 && check == StartCheck::Process);
+        match check {
             StartCheck::Drop | StartCheck::PutBack
                 if row.is_some() && self.hub.settings.planted(Planted::AnyStart) =>
             {
@@ -198,6 +206,11 @@ impl Shared {
 
     async fn fetch_history(&self, request: FetchRequest) {
         let instance = &request.instance;
+        if let Some(history) = self.sessions.recall(&request) {
+            self.linger(request.batch, history.index.open_calls()).await;
+            self.sessions.loaded(request.batch, history);
+            return;
+        }
         while self.sessions.pending_len(request.batch).is_some() && !self.stopping.is_cancelled() {
             match self.tracking.history(&instance.instance_id, instance.execution_id.as_ref()).await {
                 Ok(history) => {

@@ -6,12 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use taskhub_core::{ExecutionId, InstanceId, LockToken, OrchestrationInstance, PartitionId};
+use taskhub_core::{
+    ExecutionId, HistoryEvent, InstanceId, LockToken, OrchestrationInstance, OrchestrationStatus, PartitionId,
+};
 use taskhub_storage::ETag;
 use tokio::sync::Notify;
 
 use crate::queue::held::HeldMessage;
+use crate::session::cache::{HistoryCache, Kept};
 use crate::session::history_index::HistoryIndex;
+use crate::tracking::late_rows::Shown;
 use crate::tracking::store::LoadedHistory;
 
 /// Sessions and the batches waiting to become one.
@@ -32,6 +36,7 @@ struct State {
     active: BTreeMap<InstanceId, Session>,
     by_token: BTreeMap<LockToken, InstanceId>,
     closed: BTreeSet<PartitionId>,
+    cache: HistoryCache,
 }
 
 #[derive(Debug)]
@@ -60,6 +65,13 @@ struct Session {
     next: Vec<Arc<HeldMessage>>,
     deferred: Vec<Arc<HeldMessage>>,
     tracked: Tracked,
+    /// The history that `tracked` is about, to be kept after the session; `None` when it is not known for
+    /// sure what is stored.
+    events: Option<Vec<HistoryEvent>>,
+    /// What the session knows was not read for it: it was remembered, or assumed to be new.
+    is_assumed: bool,
+    /// An episode was not stored because what was assumed is not true.
+    is_stale: bool,
     arrived: Arc<Notify>,
 }
 
@@ -69,6 +81,8 @@ pub(crate) struct Tracked {
     pub(crate) index: HistoryIndex,
     pub(crate) etag: Option<ETag>,
     pub(crate) blob_names: Vec<String>,
+    /// What the Instances row shows, as far as this process knows.
+    pub(crate) shown: Option<Shown>,
 }
 
 /// Which instances a dispatcher asks for.
@@ -103,6 +117,12 @@ pub(crate) struct Released {
 }
 
 impl SessionManager {
+    /// Keeps histories after their sessions, up to so much memory.
+    pub(crate) fn new(cache_bytes: usize) -> Self {
+        let state = State { cache: HistoryCache::new(cache_bytes), ..State::default() };
+        Self { state: Mutex::new(state), ..Self::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,6 +180,26 @@ impl SessionManager {
         drop(state);
         self.changed.notify_waiters();
         true
+    }
+
+    /// The history for a batch without reading it: a remembered one, or none for an instance that is being
+    /// started and surely new. `None` when it has to be read.
+    pub(crate) fn recall(&self, request: &FetchRequest) -> Option<LoadedHistory> {
+        let mut state = self.state();
+        if !state.cache.is_on() {
+            return None;
+        }
+        let OrchestrationInstance { instance_id, execution_id } = &request.instance;
+        if let Some(remembered) = state.cache.take(instance_id, execution_id.as_ref()) {
+            return Some(remembered);
+        }
+        let batch = state.pending.iter().find(|b| b.id == request.batch)?;
+        let is_new = execution_id.is_some()
+            && batch.messages.first().is_some_and(|m| m.starts_new_instance())
+            && !state.cache.has(instance_id)
+            && !state.active.contains_key(instance_id);
+        let execution_id = execution_id.clone();
+        is_new.then(|| LoadedHistory { execution_id, is_assumed: true, ..LoadedHistory::default() })
     }
 
     /// A batch's history cannot be read: drops the batch and returns its messages.
@@ -241,15 +281,57 @@ impl SessionManager {
         if let Some(session) = self.state().session(token) {
             session.instance = instance;
             session.tracked = tracked;
+            session.events = None;
         }
     }
 
-    /// An episode has been committed.
-    pub(crate) fn committed(&self, token: LockToken, instance: OrchestrationInstance, tracked: Tracked) {
+    /// An episode is about to be stored: takes the history out, which is not certain from now on.
+    pub(crate) fn begin_commit(&self, token: LockToken) -> Option<Vec<HistoryEvent>> {
+        self.state().session(token).and_then(|session| session.events.take())
+    }
+
+    /// An episode has been committed. `events` is the whole history, if it is known.
+    pub(crate) fn committed(
+        &self,
+        token: LockToken,
+        instance: OrchestrationInstance,
+        tracked: Tracked,
+        events: Option<Vec<HistoryEvent>>,
+    ) {
         if let Some(session) = self.state().session(token) {
             session.instance = instance;
             session.tracked = tracked;
+            session.events = events;
+            // From now on it is a memory.
+            session.is_assumed = true;
             session.current.clear();
+        }
+    }
+
+    /// An episode could not be stored: if what the session assumed is the reason, its messages are not to
+    /// blame.
+    pub(crate) fn conflicted(&self, token: LockToken) {
+        if let Some(session) = self.state().session(token) {
+            session.is_stale = session.is_assumed;
+        }
+    }
+
+    /// Whether an episode was not stored because the session assumed what is not true.
+    pub(crate) fn is_stale(&self, token: LockToken) -> bool {
+        self.state().session(token).is_some_and(|session| session.is_stale)
+    }
+
+    /// What the session assumed may not be true: its messages wait for its end and then begin anew, with the
+    /// history as it is stored.
+    pub(crate) fn look_again(&self, token: LockToken) {
+        if let Some(session) = self.state().session(token) {
+            session.events = None;
+            let current = std::mem::take(&mut session.current);
+            for message in current.iter().chain(&session.next) {
+                message.set_starts_new_instance(false);
+                message.set_tried();
+            }
+            session.deferred.extend(current);
         }
     }
 
@@ -279,7 +361,22 @@ impl SessionManager {
         };
         let mut left = session.deferred;
         left.extend(session.next);
-        let released = if state.closed.contains(&session.partition) {
+        let is_closed = state.closed.contains(&session.partition);
+        let is_running =
+            session.tracked.index.status().is_some_and(|s: OrchestrationStatus| !s.is_terminal());
+        if let Some(events) = session.events
+            && !is_closed
+            && is_running
+        {
+            let kept = Kept {
+                partition: session.partition,
+                execution_id: session.instance.execution_id.clone(),
+                events,
+                tracked: session.tracked,
+            };
+            state.cache.keep(session.instance.instance_id.clone(), kept);
+        }
+        let released = if is_closed {
             state.forget_all(&left);
             Released { fetch: Vec::new(), give_back: left }
         } else {
@@ -302,6 +399,7 @@ impl SessionManager {
     pub(crate) fn close(&self, partition: PartitionId) -> Vec<Arc<HeldMessage>> {
         let mut state = self.state();
         state.closed.insert(partition);
+        state.cache.drop_partition(partition);
         let mut given = Vec::new();
         state.pending.retain_mut(|batch| {
             let keep = batch.partition != partition;
@@ -382,7 +480,11 @@ impl State {
                 index: history.index.clone(),
                 etag: history.etag.clone(),
                 blob_names: history.blob_names.clone(),
+                shown: history.shown.clone(),
             },
+            events: self.cache.is_on().then(|| history.events.clone()),
+            is_assumed: history.is_assumed,
+            is_stale: false,
             arrived: Arc::new(Notify::new()),
         };
         self.by_token.insert(token, instance.instance_id.clone());

@@ -23,6 +23,12 @@ impl Shared {
     /// Decides whether a session may run. `None`: its messages have been dealt with.
     pub(crate) async fn admit(&self, taken: Taken) -> Result<Option<OrchestrationWorkItem>, ServiceError> {
         let Taken { token, instance, messages, history, .. } = taken;
+        let with_start = messages.iter().any(|m| m.is_start());
+        if history.is_assumed && messages.iter().any(|m| self.is_early(m, with_start, &history.index)) {
+            // Early only by what is assumed: the history that is stored may know better.
+            self.sessions.look_again(token);
+            return Ok(None);
+        }
         let is_of_another = history.index.started.is_none() && history.etag.is_some();
         let other_is_cut_off = history.other_is_cut_off;
         let index = history.index;
@@ -199,7 +205,8 @@ impl Shared {
         let mut tasks = vec![TaskMessage::new(wake, instance.clone())];
         let for_current = |m: &&Arc<HeldMessage>| m.target().execution_id.is_none();
         tasks.extend(messages.iter().filter(for_current).map(|m| m.task().clone()));
-        let tracked = Tracked { index: history.index, etag: history.etag, blob_names: history.blob_names };
+        let tracked =
+            Tracked { index: history.index, etag: history.etag, blob_names: history.blob_names, shown: None };
         self.sessions.go_on_as(token, instance.clone(), tracked);
         let locked_until = messages.iter().map(|m| m.remaining()).min().unwrap_or_default();
         Ok(Some(OrchestrationWorkItem {
@@ -232,6 +239,16 @@ impl Shared {
         TaskMessage::new(HistoryEvent::message(self.hub.clock.now(), kind), instance.clone())
     }
 
+    /// Whether a reply came before the history that asks for it.
+    fn is_early(&self, message: &HeldMessage, with_start: bool, index: &HistoryIndex) -> bool {
+        let dequeue_count = if with_start { 1 } else { message.dequeue_count };
+        let sender = message.data.sender.as_ref();
+        let has_finished = index.status().is_some_and(OrchestrationStatus::is_terminal);
+        let sender_is_entity = sender.is_some_and(|s| s.instance_id.is_entity()) && !has_finished;
+        is_out_of_order(message.task(), sender_is_entity, dequeue_count, index)
+            && !self.hub.settings.planted(Planted::RepliesInAnyOrder)
+    }
+
     /// Puts replies back that came before the history that asks for them.
     ///
     /// Differs: an entity's answer to what was asked in an episode that was never stored comes back for ever in
@@ -244,14 +261,8 @@ impl Shared {
     ) -> Vec<Arc<HeldMessage>> {
         // A reply that comes with the start of its instance is early, however often it has come.
         let with_start = messages.iter().any(|message| message.is_start());
-        let has_finished = index.status().is_some_and(OrchestrationStatus::is_terminal);
-        let (early, kept): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
-            let dequeue_count = if with_start { 1 } else { message.dequeue_count };
-            let sender = message.data.sender.as_ref();
-            let sender_is_entity = sender.is_some_and(|s| s.instance_id.is_entity()) && !has_finished;
-            is_out_of_order(message.task(), sender_is_entity, dequeue_count, index)
-                && !self.hub.settings.planted(Planted::RepliesInAnyOrder)
-        });
+        let (early, kept): (Vec<_>, Vec<_>) =
+            messages.into_iter().partition(|message| self.is_early(message, with_start, index));
         let is_stale = |message: &Arc<HeldMessage>| {
             let is_answer = matches!(message.task().event.kind, EventKind::EventRaised { .. });
             is_answer && !with_start && !self.is_young(message.inserted_at)

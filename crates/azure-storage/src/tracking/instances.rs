@@ -77,7 +77,7 @@ impl InstanceRow {
 }
 
 impl TrackingStore {
-    fn row_context<'a>(
+    pub(super) fn row_context<'a>(
         &'a self,
         instance_id: &'a InstanceId,
         execution_id: &'a ExecutionId,
@@ -108,13 +108,17 @@ impl TrackingStore {
         let execution_id = commit.instance.execution_id.clone().unwrap_or_default();
         let container_url = self.large().container_url();
         let context = self.row_context(instance_id, &execution_id, &container_url);
+        // What could wait until now: that the instance has begun.
+        let late = self.late.take(instance_id, began_as);
+        let late = late.map(|late| late.start).filter(|_| !commit.replaces_history);
         let events = commit.new_events.iter().zip(&committed.rows);
+        let events = late.iter().map(|(event, row)| (event, row)).chain(events);
         let custom_status =
             commit.custom_status.as_deref().map(|status| self.shown_status(instance_id, status));
         let mut row = instance_row::checkpoint(context, custom_status, events);
         // Whether the row is enough where there is none about this execution.
         let is_start = |event: &HistoryEvent| matches!(event.kind, EventKind::ExecutionStarted(_));
-        let mut is_whole = commit.new_events.iter().any(is_start);
+        let mut is_whole = late.is_some() || commit.new_events.iter().any(is_start);
         let blobs = blob_column::offload_instance(&mut row, &container_url, &*self.hub.ids);
         self.upload(blobs).await?;
 
@@ -157,7 +161,10 @@ impl TrackingStore {
                             true => {
                                 was_pending = stored.is_pending();
                                 let is_about = &stored.state.instance.execution_id;
-                                if !is_whole && is_about.as_ref() != Some(&execution_id) {
+                                // Or nobody has shown that it has begun; a rewound one is shown as pending.
+                                let never_begun = stored.state.status == Some(OrchestrationStatus::Pending)
+                                    && stored.state.completed_at.is_none();
+                                if !is_whole && (never_begun || is_about.as_ref() != Some(&execution_id)) {
                                     row = self.whole_row(instance_id, &execution_id, custom_status).await?;
                                     is_whole = true;
                                 }
@@ -317,6 +324,12 @@ impl TrackingStore {
                 let what = format!("cannot show that an instance continues as new. instance=`{instance_id}`");
                 match e.kind() {
                     storage::ErrorKind::Conflict | storage::ErrorKind::NotFound => {
+                        // This worker itself may have shown it at the same moment.
+                        let row = self.instance_row(instance_id).await?.and_then(InstanceRow::remembered);
+                        if let Some(row) = row.filter(is_own).filter(|row| !row.is_pending) {
+                            self.etags.set(instance_id, Some(row));
+                            return Ok(());
+                        }
                         Err(ServiceError::with_source(ErrorKind::SessionAborted, what, e))
                     }
                     _ => Err(self.hub.failed(what, e)),

@@ -7,6 +7,7 @@ pub mod history_row;
 pub mod instance_row;
 pub(crate) mod instances;
 pub mod key;
+pub(crate) mod late_rows;
 pub(crate) mod purge;
 mod purge_many;
 mod rewind;

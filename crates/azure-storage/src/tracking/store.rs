@@ -15,6 +15,7 @@ use crate::message;
 use crate::sabotage::Planted;
 use crate::session::history_index::HistoryIndex;
 use crate::tracking::etags::InstanceEtags;
+use crate::tracking::late_rows::{LateRows, Shown};
 use crate::tracking::purge::DELETE_CONCURRENCY;
 use crate::tracking::sentinel::Sentinel;
 use crate::tracking::{blob_column, history_row, instance_row, key, sentinel};
@@ -41,6 +42,10 @@ pub(crate) struct LoadedHistory {
     pub(crate) blob_names: Vec<String>,
     /// Whether another execution is stored than the one asked for, and its last checkpoint was cut off.
     pub(crate) other_is_cut_off: bool,
+    /// Not read now, but remembered, or assumed to be new.
+    pub(crate) is_assumed: bool,
+    /// What the Instances row shows, if this process has written it.
+    pub(crate) shown: Option<Shown>,
 }
 
 /// Events to be appended to a history.
@@ -52,6 +57,20 @@ pub(crate) struct HistoryCommit<'a> {
     pub(crate) events: &'a [HistoryEvent],
     /// Version of the sentinel as it was read; `None` when there was none.
     pub(crate) etag: Option<&'a ETag>,
+}
+
+/// Why an episode is not stored.
+#[derive(Debug)]
+pub(crate) struct CommitFailure {
+    pub(crate) error: ServiceError,
+    /// Somebody else has stored other events in its place, so that it never will be.
+    pub(crate) is_lost: bool,
+}
+
+impl From<ServiceError> for CommitFailure {
+    fn from(error: ServiceError) -> Self {
+        Self { error, is_lost: false }
+    }
 }
 
 /// Events that have been appended.
@@ -76,11 +95,12 @@ pub(super) struct StoredRows {
 pub(crate) struct TrackingStore {
     pub(super) hub: Hub,
     pub(super) etags: InstanceEtags,
+    pub(super) late: LateRows,
 }
 
 impl TrackingStore {
     pub(crate) fn new(hub: Hub) -> Self {
-        Self { hub, etags: InstanceEtags::default() }
+        Self { hub, etags: InstanceEtags::default(), late: LateRows::default() }
     }
 
     pub(super) fn large(&self) -> LargeMessages<'_> {
@@ -121,7 +141,14 @@ impl TrackingStore {
         let events: Vec<_> =
             rows.into_iter().map(|row| self.read_event(instance_id, &row)).collect::<Result<_, _>>()?;
         let index = HistoryIndex::of(&events);
-        Ok(LoadedHistory { execution_id: current, events, index, etag, blob_names, other_is_cut_off: false })
+        Ok(LoadedHistory {
+            execution_id: current,
+            events,
+            index,
+            etag,
+            blob_names,
+            ..LoadedHistory::default()
+        })
     }
 
     pub(super) async fn rows(
@@ -207,7 +234,7 @@ impl TrackingStore {
     pub(crate) async fn commit_history(
         &self,
         commit: HistoryCommit<'_>,
-    ) -> Result<CommittedHistory, ServiceError> {
+    ) -> Result<CommittedHistory, CommitFailure> {
         let HistoryCommit { instance, first_row, events, etag } = commit;
         let execution_id = instance.execution_id.clone().unwrap_or_default();
         let partition_key = key::escape(instance.instance_id.as_str());
@@ -248,7 +275,7 @@ impl TrackingStore {
         execution_id: &ExecutionId,
         etag: Option<&ETag>,
         last: bool,
-    ) -> Result<ETag, ServiceError> {
+    ) -> Result<ETag, CommitFailure> {
         let partition_key = key::escape(instance.instance_id.as_str());
         let completed_at = last.then(|| self.hub.clock.now());
         let row = sentinel::write(&partition_key, execution_id, completed_at);
@@ -259,34 +286,58 @@ impl TrackingStore {
         });
         let table = self.hub.names.history_table();
         match self.hub.account.tables.transaction(&table, batch).await {
-            Ok(etags) => etags.into_iter().next_back().flatten().ok_or_else(|| {
+            Ok(etags) => Ok(etags.into_iter().next_back().flatten().ok_or_else(|| {
                 self.hub.unreadable("the history was written but its version is unknown", "no ETag answered")
-            }),
+            })?),
             Err(e)
-                if matches!(e.kind(), storage::ErrorKind::Conflict | storage::ErrorKind::AlreadyExists) =>
+                if matches!(e.kind(), storage::ErrorKind::Conflict | storage::ErrorKind::AlreadyExists)
+                    // The history has been purged since.
+                    || (etag.is_some() && e.kind() == storage::ErrorKind::NotFound) =>
             {
                 // The answer to an earlier attempt may have been lost: then what is stored is what we wrote.
                 let ours = match completed_at {
                     Some(at) => self.stored_as_written(instance, execution_id, at, written).await?,
                     None => None,
                 };
-                ours.ok_or_else(|| {
-                    ServiceError::with_source(
-                        ErrorKind::SessionAborted,
-                        format!(
-                            "another worker has changed the history. hub=`{}` instance=`{}`",
-                            self.hub.name(),
-                            instance.instance_id
-                        ),
-                        e,
-                    )
-                })
+                if let Some(ours) = ours {
+                    return Ok(ours);
+                }
+                let is_lost = self.is_taken(instance, written).await.unwrap_or(false);
+                let error = ServiceError::with_source(
+                    ErrorKind::SessionAborted,
+                    format!(
+                        "another worker has changed the history. hub=`{}` instance=`{}`",
+                        self.hub.name(),
+                        instance.instance_id
+                    ),
+                    e,
+                );
+                Err(CommitFailure { error, is_lost })
             }
             Err(e) => {
                 let what = format!("cannot write the history. instance=`{}`", instance.instance_id);
-                Err(self.hub.failed(what, e))
+                Err(self.hub.failed(what, e).into())
             }
         }
+    }
+
+    /// Whether the same execution goes on with other events than those that were to be written: histories only
+    /// grow, so that these were not and will not be stored.
+    async fn is_taken(
+        &self,
+        instance: &OrchestrationInstance,
+        written: &[Entity],
+    ) -> Result<bool, ServiceError> {
+        let Some(first) = written.first() else { return Ok(false) };
+        let table = self.hub.names.history_table();
+        let stored = self.hub.account.tables.get_entity(&table, &first.partition_key, &first.row_key).await;
+        let stored = stored.map_err(|e| {
+            self.hub.failed(format!("cannot read the history. instance=`{}`", instance.instance_id), e)
+        })?;
+        Ok(stored.is_some_and(|stored| {
+            let execution = instance.execution_id.as_ref().map(ExecutionId::as_str);
+            history_row::execution_id(&stored) == execution && stored.columns != first.columns
+        }))
     }
 
     /// Version of the sentinel, if it and the rows before it are those of a checkpoint of ours.

@@ -203,8 +203,8 @@ async fn large_messages_and_columns_travel_in_blobs_and_come_back_whole() {
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_waits_for_activities_gets_them_without_receiving_when_it_asks_for_that() {
     let world = World::new();
-    let mut settings = World::settings("w1");
-    settings.hand_off_local_activities = true;
+    let mut settings = World::default_settings("w1");
+    settings.elide_responses = false;
     let (client, worker) = (world.client(), world.worker_with(settings).await);
     start(&client, "a1").await;
     let item = lock(&worker).await;

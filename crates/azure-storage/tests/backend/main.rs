@@ -6,6 +6,7 @@ mod bad_input;
 mod balance;
 mod checkpoint;
 mod client;
+mod economy;
 mod fleet;
 mod liveness;
 mod managers;

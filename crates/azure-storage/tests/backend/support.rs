@@ -29,7 +29,12 @@ impl World {
         Self { clock, store, account }
     }
 
+    /// A worker that makes DTFx's requests; see `economy.rs` for those that it saves by default.
     pub(crate) fn settings(worker: &str) -> AzureStorageSettings {
+        AzureStorageSettings { dtfx_cadence: true, ..Self::default_settings(worker) }
+    }
+
+    pub(crate) fn default_settings(worker: &str) -> AzureStorageSettings {
         AzureStorageSettings::new(TaskHubName::new("TestHub").unwrap(), worker)
     }
 

@@ -179,6 +179,10 @@ impl OrchestrationService for Observed {
         self.service.release_orchestration(token).await;
     }
 
+    fn set_activity_slots(&self, slots: usize) {
+        self.service.set_activity_slots(slots);
+    }
+
     async fn lock_next_activity(&self, timeout: Duration) -> Result<Option<ActivityWorkItem>, ServiceError> {
         self.service.lock_next_activity(timeout).await
     }

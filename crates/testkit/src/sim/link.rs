@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use taskhub_azure_storage::message::{self, Decoded};
-use taskhub_core::{EventKind, Timestamp};
+use taskhub_core::{EventKind, TaskMessage, Timestamp};
 use taskhub_storage::memory::MemoryStore;
 use taskhub_storage::{
     Blob, BlobPage, BlobProperties, BlobStore, ETag, Entity, EntityPage, ErrorKind, Operation, PopReceipt,
@@ -63,6 +63,10 @@ fn about(text: &str) -> String {
     }
 }
 
+fn is_timer(message: &TaskMessage) -> bool {
+    matches!(message.event.kind, EventKind::TimerFired { .. })
+}
+
 /// What a write to a table is about.
 fn about_row(operation: &TableOperation) -> String {
     let entity = match operation {
@@ -102,8 +106,16 @@ impl QueueStore for Link {
     async fn put_message(&self, queue: &str, text: &str, delay: Duration) -> Result<PutReceipt> {
         let detail = self.detail(|| format!("{} in {} ms", about(text), delay.as_millis()));
         self.network.requests.note(text);
-        remote!(self, "PutMessage", queue.to_owned(), detail, [queue, text], |store, _| store
-            .put_message(&queue, &text, delay))
+        let put = remote!(self, "PutMessage", queue.to_owned(), detail, [queue, text], |store, _| store
+            .put_message(&queue, &text, delay));
+        // Hidden as if it had been received.
+        if let Ok(put) = &put
+            && delay == self.network.visibility
+            && !matches!(message::decode(text), Ok(Decoded::Message(data)) if is_timer(&data.task_message))
+        {
+            self.process.holds(&put.receipt.message_id, about(text));
+        }
+        put
     }
 
     async fn get_messages(

@@ -32,15 +32,20 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts a process, which starts a worker, again if that fails.
-    pub(crate) fn start(world: &Arc<World>, name: String, worker_id: String) -> Self {
+    /// A plain one has DTFx's rules: it saves no requests.
+    pub(crate) fn start(world: &Arc<World>, name: String, worker_id: String, is_plain: bool) -> Self {
         let rng = world.rng.fork();
         let clock = Arc::new(SkewedClock::seeded(world, &rng));
         let shown = clock.to_string();
         let process = Arc::new(ProcessState::new(name, worker_id, clock));
         let link = Link { network: world.network.clone(), process };
-        world.network.trace.add(&link.process.name, &["process starts"], &shown);
+        world.network.trace.add(
+            &link.process.name,
+            &["process starts"],
+            &format!("{shown}, plain: {is_plain}"),
+        );
         let stop = CancellationToken::new();
-        let task = tokio::spawn(supervise(world.clone(), link.clone(), rng, stop.clone()));
+        let task = tokio::spawn(supervise(world.clone(), link.clone(), rng, is_plain, stop.clone()));
         Self { link, stop, task }
     }
 
@@ -81,11 +86,12 @@ impl Process {
 }
 
 /// A hub as a process behind a link opens it.
-pub(crate) fn open(world: &World, link: &Link, rng: &Rng) -> Hub {
+pub(crate) fn open(world: &World, link: &Link, rng: &Rng, is_plain: bool) -> Hub {
     let requests =
         RequestSettings { ids: Arc::new(SeededIds::new(rng.next())), ..RequestSettings::default() };
     let account = link.account().layered(requests, &OperationCounts::default());
     let mut settings = world.settings.clone();
+    settings.dtfx_cadence = is_plain;
     if !link.process.worker_id.is_empty() {
         settings.worker_id = link.process.worker_id.as_str().into();
     }
@@ -99,9 +105,9 @@ pub(crate) fn builder(world: &World, service: AzureStorageService) -> WorkerBuil
         .settings(world.worker_settings.clone())
 }
 
-async fn supervise(world: Arc<World>, link: Link, rng: Rng, stop: CancellationToken) {
+async fn supervise(world: Arc<World>, link: Link, rng: Rng, is_plain: bool, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let service = AzureStorageService::new(open(&world, &link, &rng));
+        let service = AzureStorageService::new(open(&world, &link, &rng, is_plain));
         let worker = builder(&world, service)
             .clock(link.process.clock.clone())
             .ids(Arc::new(SeededIds::new(rng.next())))

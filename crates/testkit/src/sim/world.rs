@@ -121,7 +121,11 @@ fn settings(rng: &Rng, options: &Options) -> AzureStorageSettings {
     settings.extended_session_idle_timeout = Duration::from_secs(rng.pick(&[2, 30]));
     settings.drain_timeout = Duration::from_secs(rng.pick(&[5, 60]));
     settings.fan_in_linger = Duration::from_millis(rng.pick(&[0, 50]));
-    settings.hand_off_local_activities = rng.once_in(2);
+    settings.hand_off_local_activities = !rng.once_in(4);
+    settings.hand_off_control_messages = !rng.once_in(4);
+    settings.elide_responses = !rng.once_in(4);
+    settings.lazy_running_rows = !rng.once_in(4);
+    settings.session_cache_bytes = rng.pick(&[0, 4_000, 20_000, 64 << 20, 64 << 20]);
     settings.use_app_lease = rng.once_in(3);
     // Small checkpoints are then cut into batches, between which a process can die.
     settings.sabotage.max_batch_rows = rng.once_in(3).then(|| rng.between(3, 8) as usize);
@@ -290,7 +294,7 @@ impl World {
         let clock = Arc::new(SkewedClock::seeded(self, &rng));
         let process = Arc::new(ProcessState::new(name.to_owned(), String::new(), clock.clone()));
         let link = Link { network: self.network.clone(), process };
-        let hub = process::open(self, &link, &rng);
+        let hub = process::open(self, &link, &rng, false);
         TaskHubClient::new(Arc::new(AzureStorageClient::new(hub)))
             .with_environment(clock, Arc::new(SeededIds::new(rng.next())))
     }
@@ -425,6 +429,8 @@ struct Slot {
     back_at: Instant,
     /// Whether the next process may have the identity of the last one, which is surely gone.
     may_repeat_id: bool,
+    /// Whether the next process has DTFx's rules.
+    is_plain: bool,
 }
 
 impl Fleet {
@@ -437,6 +443,7 @@ impl Fleet {
                 incarnation: 0,
                 back_at: Instant::now() + rng.millis(0, 5000),
                 may_repeat_id: true,
+                is_plain: rng.once_in(4),
             })
             .collect();
         Self { world, rng, deaths, slots, leaving: JoinSet::new() }
@@ -451,7 +458,7 @@ impl Fleet {
                 // Under its old identity, or under a new one.
                 let repeats_id = self.rng.once_in(2) && slot.may_repeat_id;
                 let worker_id = if repeats_id { format!("w{at}") } else { name.clone() };
-                slot.process = Some(Process::start(&self.world, name, worker_id));
+                slot.process = Some(Process::start(&self.world, name, worker_id, slot.is_plain));
             }
         }
     }
@@ -462,6 +469,7 @@ impl Fleet {
             if let Some(process) = slot.process.take_if(|process| process.name() == name) {
                 process.kill();
                 slot.back_at = back_at;
+                slot.is_plain = self.rng.once_in(2);
             }
         }
     }
@@ -478,6 +486,7 @@ impl Fleet {
             (0, Some(process)) => {
                 process.kill();
                 slot.back_at = back_at;
+                slot.is_plain = self.rng.once_in(2);
             }
             (1 | 2, Some(process)) => {
                 process.stop();

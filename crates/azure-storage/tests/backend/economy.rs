@@ -1,0 +1,240 @@
+//! The requests that are saved: hand-off, answers that are not sent, remembered histories, late rows.
+
+use std::time::Duration;
+
+use taskhub_core::{
+    ErrorKind, EventKind, HistoryEvent, OrchestrationInstance, OrchestrationService,
+    OrchestrationServiceClient, OrchestrationStatus, OrchestrationWorkItem, TaskMessage,
+};
+use tokio::time::Instant;
+
+use crate::support::*;
+
+async fn economical(world: &World) -> taskhub_azure_storage::AzureStorageService {
+    let worker = world.worker_with(World::default_settings("w1")).await;
+    worker.set_activity_slots(10);
+    worker
+}
+
+/// Runs the first episode, which schedules activities.
+async fn begin(
+    world: &World,
+    worker: &taskhub_azure_storage::AzureStorageService,
+    id: &str,
+    activities: i32,
+) -> OrchestrationWorkItem {
+    start(&world.client(), id).await;
+    let item = lock(worker).await;
+    let commit = episode(world, &item, (0..activities).map(|at| schedule(world, at, "[]")).collect());
+    finish(worker, item.clone(), commit).await;
+    item
+}
+
+/// The event types in all control queues, with the seconds until they are visible.
+fn control_queue(world: &World) -> Vec<(String, u64)> {
+    let queues = world.store.queues();
+    let control = queues.iter().filter(|queue| queue.contains("-control-"));
+    control
+        .flat_map(|queue| world.store.messages(queue))
+        .map(|message| {
+            let text = message.text.clone();
+            let hidden = message.next_visible_at.saturating_since(world.clock.now()).as_secs();
+            match taskhub_azure_storage::message::decode(&text).unwrap() {
+                taskhub_azure_storage::message::Decoded::Message(data) => {
+                    (data.task_message.event.name().to_owned(), hidden)
+                }
+                taskhub_azure_storage::message::Decoded::Wrapper { blob_name } => (blob_name, hidden),
+            }
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_activities_as_there_are_slots_are_handed_over_the_others_are_for_everybody() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    begin(&world, &worker, "wide", 15).await;
+    let messages = world.store.messages("testhub-workitems");
+    let hidden = messages.iter().filter(|m| m.next_visible_at > world.clock.now());
+    assert_eq!((messages.len(), hidden.count()), (15, 10));
+    for at in 0..15 {
+        let activity = lock_activity(&worker).await;
+        if at < 5 {
+            let result = reply(&world, &activity.message, "1");
+            worker.complete_activity(activity.token, result).await.unwrap();
+        }
+    }
+    let received = world.store.messages("testhub-workitems").iter().filter(|m| m.dequeue_count > 0).count();
+    assert_eq!(received, 5, "the others were never received");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_was_not_sent_ends_its_request_when_it_is_stored() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    begin(&world, &worker, "a", 1).await;
+    let activity = lock_activity(&worker).await;
+    worker.complete_activity(activity.token, reply(&world, &activity.message, "1")).await.unwrap();
+    assert_eq!((world.control_messages(), world.work_item_messages()), (0, 1));
+    let item = lock(&worker).await;
+    assert!(matches!(item.messages[0].event.kind, EventKind::TaskCompleted { task_scheduled_id: 0, .. }));
+    assert_eq!(item.history.len(), 4, "remembered");
+    // While it is worked on, the request stays hidden.
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let request = &world.store.messages("testhub-workitems")[0];
+    assert!(request.next_visible_at > world.clock.now() && request.dequeue_count == 0);
+    let commit = episode(&world, &item, vec![completed(&world, 1, "1")]);
+    finish(&worker, item, commit).await;
+    assert_eq!((world.control_messages(), world.work_item_messages()), (0, 0));
+    assert_eq!(world.row("a", "RuntimeStatus"), "Completed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_cannot_be_used_here_is_sent_as_usual() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    begin(&world, &worker, "a", 1).await;
+    let activity = lock_activity(&worker).await;
+    worker.complete_activity(activity.token, reply(&world, &activity.message, "1")).await.unwrap();
+    let item = lock(&worker).await;
+    worker.abandon_orchestration(item.token).await.unwrap();
+    worker.release_orchestration(item.token).await;
+    assert_eq!(control_queue(&world), [("TaskCompleted".to_owned(), 2)]);
+    assert_eq!(world.work_item_messages(), 0);
+
+    begin(&world, &worker, "b", 1).await;
+    let activity = lock_activity(&worker).await;
+    worker.complete_activity(activity.token, reply(&world, &activity.message, "1")).await.unwrap();
+    worker.stop(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(world.work_item_messages(), 0);
+    let sent = control_queue(&world).into_iter().filter(|(name, _)| name == "TaskCompleted");
+    assert_eq!(sent.count(), 2, "sent when the worker stops, once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_handed_over_is_made_visible_when_the_worker_stops() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    let mut settings = World::default_settings("w1");
+    settings.use_app_lease = false;
+    start(&world.client(), "p").await;
+    let item = lock(&worker).await;
+    let mut commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    let event = TaskMessage::new(raised("Go"), OrchestrationInstance::current("q"));
+    commit.orchestrator_messages.push(event);
+    finish(&worker, item, commit).await;
+    assert_eq!(control_queue(&world), [("EventRaised".to_owned(), 30)]);
+    worker.stop(Duration::from_secs(10)).await.unwrap();
+    let visible = |queue: &str| {
+        world.store.messages(queue).iter().filter(|m| m.next_visible_at <= world.clock.now()).count()
+    };
+    assert_eq!(visible("testhub-workitems"), 1);
+    assert!(control_queue(&world).iter().all(|(_, hidden)| *hidden <= 2), "{:?}", control_queue(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_episode_on_an_old_memory_is_run_again_at_once_and_its_messages_are_taken_back() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    let first = begin(&world, &worker, "a", 0).await;
+    // Another worker has stored an episode.
+    let rows = world.store.entities("TestHubHistory");
+    let mut row = rows.iter().find(|row| row.row_key.ends_with('2')).unwrap().clone();
+    row.row_key = format!("{:016X}", 3);
+    row.set("EventType", "OrchestratorStarted");
+    world.store.load_entity("TestHubHistory", row.clone());
+    row.row_key = format!("{:016X}", 4);
+    row.set("EventType", "OrchestratorCompleted");
+    world.store.load_entity("TestHubHistory", row);
+    let sentinel = rows.iter().find(|row| row.row_key == "sentinel").unwrap().clone();
+    world.store.load_entity("TestHubHistory", sentinel);
+
+    world.client().send_event(OrchestrationInstance::current("a"), raised("Go")).await.unwrap();
+    let item = lock(&worker).await;
+    assert_eq!((item.history.len(), &item.instance), (3, &first.instance));
+    let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
+    let error = worker.complete_orchestration(item.token, commit).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SessionAborted);
+    assert_eq!(world.work_item_messages(), 0, "taken back");
+    worker.abandon_orchestration(item.token).await.unwrap();
+    worker.release_orchestration(item.token).await;
+
+    let begun = Instant::now();
+    let item = lock(&worker).await;
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    assert_eq!(item.history.len(), 5, "as it is stored");
+    let commit = episode(&world, &item, vec![completed(&world, 0, "1")]);
+    finish(&worker, item, commit).await;
+    assert_eq!((world.control_messages(), world.work_item_messages()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_of_this_worker_fires_without_being_received() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    start(&world.client(), "t").await;
+    let item = lock(&worker).await;
+    let mut commit = episode(&world, &item, vec![]);
+    let fire_at = world.clock.now() + Duration::from_millis(2500);
+    let timer = HistoryEvent::decision(0, world.clock.now(), EventKind::TimerCreated { fire_at });
+    commit.new_events.insert(2, timer);
+    let fired = HistoryEvent::message(world.clock.now(), EventKind::TimerFired { timer_id: 0, fire_at });
+    commit.timer_messages.push(TaskMessage::new(fired, item.instance.clone()));
+    finish(&worker, item, commit).await;
+    let item = lock(&worker).await;
+    let late = world.clock.now().saturating_since(fire_at);
+    assert!(world.clock.now() >= fire_at && late < Duration::from_millis(20), "{late:?}");
+    let never_received = |world: &World| {
+        let queues = world.store.queues();
+        queues.iter().flat_map(|queue| world.store.messages(queue)).all(|m| m.dequeue_count == 0)
+    };
+    assert!(never_received(&world));
+    let commit = episode(&world, &item, vec![completed(&world, 1, "1")]);
+    finish(&worker, item, commit).await;
+    assert_eq!(world.control_messages(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_an_instance_runs_is_shown_within_a_second_and_when_the_worker_stops() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    begin(&world, &worker, "a", 1).await;
+    assert_eq!(world.row("a", "RuntimeStatus"), "Pending");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.row("a", "RuntimeStatus"), "Running");
+    assert_eq!(world.row("a", "Name"), "Echo");
+    begin(&world, &worker, "b", 1).await;
+    worker.stop(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(world.row("b", "RuntimeStatus"), "Running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_custom_status_is_shown_at_once_and_an_unchanged_one_is_not_written_again() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    start(&world.client(), "a").await;
+    let item = lock(&worker).await;
+    let mut commit = episode(&world, &item, vec![]);
+    commit.custom_status = Some("\"half\"".into());
+    finish(&worker, item, commit).await;
+    assert_eq!(world.row("a", "CustomStatus"), "\"half\"");
+    assert_eq!(world.row("a", "RuntimeStatus"), "Running");
+    let etag = || {
+        let rows = world.store.entities("TestHubInstances");
+        rows.into_iter().find(|row| row.partition_key == "a").and_then(|row| row.etag)
+    };
+    let before = etag();
+    world.client().send_event(OrchestrationInstance::current("a"), raised("Go")).await.unwrap();
+    let item = lock(&worker).await;
+    let mut commit = episode(&world, &item, vec![]);
+    commit.custom_status = Some("\"half\"".into());
+    finish(&worker, item, commit).await;
+    assert_eq!(etag(), before);
+    world.client().send_event(OrchestrationInstance::current("a"), raised("Go")).await.unwrap();
+    let item = lock(&worker).await;
+    let mut commit = episode(&world, &item, vec![completed(&world, 0, "1")]);
+    commit.custom_status = Some("\"done\"".into());
+    commit.status = OrchestrationStatus::Completed;
+    finish(&worker, item, commit).await;
+    assert_eq!(world.row("a", "CustomStatus"), "\"done\"");
+}
