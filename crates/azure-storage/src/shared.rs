@@ -93,7 +93,7 @@ impl Shared {
     /// Whether this worker owns the partition now.
     pub(crate) fn owns(&self, partition: PartitionId) -> bool {
         !self.stopping.is_cancelled()
-            && self.queues().get(&partition).is_some_and(|(queue, _)| queue.is_ours())
+            && self.queues().get(&partition).is_some_and(|(queue, _)| queue.is_ours(self.hub.awake().now()))
     }
 
     /// Whether messages for the partition need not be received: this worker owns it and holds few messages.

@@ -197,9 +197,9 @@ impl ControlQueue {
         }
     }
 
-    /// Whether this worker may work on what comes for the partition.
-    pub(crate) fn is_ours(&self) -> bool {
-        !self.stop.is_cancelled() && Instant::now() < self.progress().lease_until
+    /// Whether this worker may work on what comes for the partition. `now` is on the hub's `awake` clock.
+    pub(crate) fn is_ours(&self, now: Instant) -> bool {
+        !self.stop.is_cancelled() && now < self.progress().lease_until
     }
 
     /// The lease has been renewed.

@@ -29,9 +29,16 @@ impl World {
         Self { clock, store, account }
     }
 
-    /// A worker that makes DTFx's requests; see `economy.rs` for those that it saves by default.
+    /// A worker that takes no short cuts; see `economy.rs` for those that it takes by default.
     pub(crate) fn settings(worker: &str) -> AzureStorageSettings {
-        AzureStorageSettings { dtfx_cadence: true, ..Self::default_settings(worker) }
+        AzureStorageSettings {
+            session_cache_bytes: 0,
+            hand_off_local_activities: false,
+            hand_off_control_messages: false,
+            elide_responses: false,
+            lazy_running_rows: false,
+            ..Self::default_settings(worker)
+        }
     }
 
     pub(crate) fn default_settings(worker: &str) -> AzureStorageSettings {
