@@ -7,9 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::FutureExt;
 use taskhub_core::{
-    ActivityWorkItem, Clock, EventKind, GiveBackReason, HistoryEvent, LockToken, OrchestrationService,
-    ServiceError, TaskMessage,
+    ActivityWorkItem, Clock, EventKind, GiveBackReason, HistoryEvent, LockToken, OrchestrationInstance,
+    OrchestrationService, ServiceError, TaskMessage, Timestamp,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::dispatcher::{Processed, WorkKind, renewing};
@@ -18,7 +19,7 @@ use crate::give_back::{GaveBack, reason_of};
 use crate::lifecycle::Lifecycle;
 use crate::registry::panic_kind;
 
-const KIND: &str = "activity";
+pub(crate) const KIND: &str = "activity";
 
 pub(crate) struct ActivityWork {
     pub(crate) service: Arc<dyn OrchestrationService>,
@@ -80,7 +81,7 @@ impl ActivityWork {
     async fn run(&self, item: ActivityWorkItem) -> Result<TaskMessage, GiveBackReason> {
         let ActivityWorkItem { token, message, mut locked_until, attempt } = item;
         let target = message.target.clone();
-        let Some(request) = self.request(message, attempt) else {
+        let Some(request) = request(message, attempt, self.life.stopping.child_token()) else {
             error!(instance = %target.instance_id, attempt, "not an activity request, left in the queue");
             return Err(GiveBackReason::Failed { reason: "not an activity request".to_owned() });
         };
@@ -104,9 +105,10 @@ impl ActivityWork {
                 Err(GiveBackReason::Failed { reason })
             }
             Ok(Ok(outcome)) => {
-                let event = HistoryEvent::message(self.clock.now(), response(task_id, outcome));
-                debug!(instance = %target.instance_id, activity = name, task_id, result = event.name(), "activity ended");
-                Ok(TaskMessage::new(event, target))
+                let answer = answer(self.clock.now(), task_id, outcome, target);
+                let instance = &answer.target.instance_id;
+                debug!(%instance, activity = name, task_id, result = answer.event.name(), "activity ended");
+                Ok(answer)
             }
             Ok(Err(ExecutorError::Missing { name, version })) => {
                 if self.gave_back.is_due(KIND, &name, self.clock.now()) {
@@ -122,30 +124,6 @@ impl ActivityWork {
                 Err(GiveBackReason::Interrupted)
             }
         }
-    }
-
-    fn request(&self, message: TaskMessage, attempt: u32) -> Option<ActivityRequest> {
-        let TaskMessage { event, target, execution_context, .. } = message;
-        let EventKind::TaskScheduled { name: Some(name), version, input, parent_trace_context, tags } =
-            event.kind
-        else {
-            return None;
-        };
-        if target.instance_id.is_empty() {
-            return None;
-        }
-        Some(ActivityRequest {
-            instance: target,
-            task_id: event.event_id,
-            name,
-            version,
-            input,
-            tags,
-            orchestration_tags: execution_context,
-            trace_context: parent_trace_context,
-            attempt,
-            cancellation: self.life.stopping.child_token(),
-        })
     }
 
     async fn complete(&self, token: LockToken, response: TaskMessage) -> Processed {
@@ -173,11 +151,47 @@ impl ActivityWork {
     }
 }
 
-fn response(task_scheduled_id: i32, outcome: ActivityOutcome) -> EventKind {
-    match outcome {
+/// What a message asks for; `None` when it is no request.
+pub(crate) fn request(
+    message: TaskMessage,
+    attempt: u32,
+    cancellation: CancellationToken,
+) -> Option<ActivityRequest> {
+    let TaskMessage { event, target, execution_context, .. } = message;
+    let EventKind::TaskScheduled { name: Some(name), version, input, parent_trace_context, tags } =
+        event.kind
+    else {
+        return None;
+    };
+    if target.instance_id.is_empty() {
+        return None;
+    }
+    Some(ActivityRequest {
+        instance: target,
+        task_id: event.event_id,
+        name,
+        version,
+        input,
+        tags,
+        orchestration_tags: execution_context,
+        trace_context: parent_trace_context,
+        attempt,
+        cancellation,
+    })
+}
+
+/// What the orchestration learns.
+pub(crate) fn answer(
+    now: Timestamp,
+    task_scheduled_id: i32,
+    outcome: ActivityOutcome,
+    target: OrchestrationInstance,
+) -> TaskMessage {
+    let kind = match outcome {
         ActivityOutcome::Completed(result) => EventKind::TaskCompleted { task_scheduled_id, result },
         ActivityOutcome::Failed { reason, details, failure_details } => {
             EventKind::TaskFailed { task_scheduled_id, reason, details, failure_details }
         }
-    }
+    };
+    TaskMessage::new(HistoryEvent::message(now, kind), target)
 }

@@ -44,6 +44,7 @@ mod context;
 mod dispatcher;
 mod entity;
 mod executor;
+mod fused;
 mod give_back;
 mod instance;
 mod lifecycle;
@@ -63,6 +64,7 @@ pub use executor::{
     ActivityExecutor, ActivityOutcome, ActivityRequest, ExecutorError, OrchestrationExecutor,
     OrchestrationSession,
 };
+pub use fused::FusedActivities;
 pub use lifecycle::{WorkerHandle, WorkerState};
 pub use metrics::{WorkItemLabels, WorkerMetrics};
 pub use registry::{ActivityError, DuplicateRegistration};

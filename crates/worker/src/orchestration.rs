@@ -15,6 +15,7 @@ use tracing::{debug, error, warn};
 
 use crate::dispatcher::{Processed, WorkKind, renewing};
 use crate::executor::{OrchestrationExecutor, OrchestrationSession};
+use crate::fused::Fused;
 use crate::instance::{InstanceWork, Next};
 use crate::registry::panic_kind;
 
@@ -25,6 +26,7 @@ pub(crate) struct OrchestrationWork {
     pub(crate) executor: Arc<dyn OrchestrationExecutor>,
     pub(crate) settings: EpisodeSettings,
     pub(crate) ids: Arc<dyn IdSource>,
+    pub(crate) fused: Fused,
 }
 
 /// A locked instance while a work item, and perhaps a session after it, lasts.
@@ -90,7 +92,7 @@ impl OrchestrationWork {
     async fn episode(&self, live: &mut Live, messages: Vec<TaskMessage>) -> Next {
         let Live { token, instance_id, attempt, locked_until, state, session } = live;
         let token = *token;
-        let run = AssertUnwindSafe(self.run_episode(state, messages, session.as_mut())).catch_unwind();
+        let run = AssertUnwindSafe(self.run_episodes(state, messages, session.as_mut())).catch_unwind();
         let renew = || self.base.service.renew_orchestration(token);
         let result = tokio::select! {
             biased;
@@ -127,6 +129,34 @@ impl OrchestrationWork {
                 Next::GivenBack(self.base.give_back(token, reason, processed).await)
             }
         }
+    }
+
+    /// An episode, and those that follow it with the results of fused activities. The outcome, and whether actions
+    /// were left to a later replay.
+    async fn run_episodes(
+        &self,
+        state: &mut RuntimeState,
+        messages: Vec<TaskMessage>,
+        session: &mut dyn OrchestrationSession,
+    ) -> Result<(EpisodeOutcome, bool), EpisodeError> {
+        let mut budget = self.fused.budget();
+        let (mut outcome, mut is_split) = self.run_episode(state, messages, session).await?;
+        while let EpisodeOutcome::Commit(commit) = &mut outcome
+            && !is_split
+        {
+            let answers = self.fused.run(commit, &mut budget).await;
+            if answers.is_empty() {
+                break;
+            }
+            let (next, was_split) = self.run_episode(state, answers, session).await?;
+            let EpisodeOutcome::Commit(next) = next else {
+                // Answers are never stale: begin again from what is stored.
+                return Err(EpisodeError::Aborted { instance: commit.instance.instance_id.clone() });
+            };
+            Fused::append(commit, next, &mut budget);
+            is_split = was_split;
+        }
+        Ok((outcome, is_split))
     }
 
     /// The outcome, and whether actions were left to a later replay.

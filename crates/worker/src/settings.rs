@@ -3,6 +3,8 @@ use std::time::Duration;
 use taskhub_entities::EntitySettings;
 use taskhub_replay::{EpisodeSettings, ErrorMode, EventBehaviour, ReplaySettings, VersioningSettings};
 
+use crate::fused::FusedActivities;
+
 /// How failures of activities and orchestrations are written. All workers of a hub should agree.
 /// Source: Azure/durabletask, `ErrorPropagationMode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,6 +56,8 @@ pub struct WorkerSettings {
     /// How orchestrators are replayed that were not registered with settings of their own. Its error mode
     /// and event behaviour are not used, those above are.
     pub replay: ReplaySettings,
+    /// Which activities run inside the episode that asks for them; none by default.
+    pub fused_activities: FusedActivities,
     /// How long running work may take to finish when the worker stops; then it is given back.
     /// Source: Azure/durabletask, `WorkItemDispatcher.StopAsync`.
     pub drain_timeout: Duration,
@@ -74,6 +78,7 @@ impl Default for WorkerSettings {
             event_behaviour_for_continue_as_new: EventBehaviour::default(),
             max_checkpoint_batch_size: 0,
             replay: ReplaySettings::default(),
+            fused_activities: FusedActivities::default(),
             drain_timeout: Duration::from_secs(8),
         }
     }

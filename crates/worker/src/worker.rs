@@ -21,6 +21,7 @@ use crate::entity::{
     TypedEntity,
 };
 use crate::executor::{ActivityExecutor, OrchestrationExecutor};
+use crate::fused::Fused;
 use crate::give_back::GaveBack;
 use crate::instance::InstanceWork;
 use crate::lifecycle::{ABANDON_GRACE, Lifecycle, WorkerHandle, WorkerState};
@@ -143,8 +144,18 @@ impl Worker {
         };
         let orchestration_slots = self.settings.max_concurrent_task_orchestration_work_items;
         let entity_slots = self.settings.max_concurrent_task_entity_work_items;
+        let activity_slots = self.settings.max_concurrent_task_activity_work_items;
+        let fused = Fused {
+            settings: self.settings.fused_activities.clone(),
+            executor: self.activities.clone(),
+            slots: Arc::new(Semaphore::new(activity_slots.clamp(1, Semaphore::MAX_PERMITS))),
+            clock: self.clock.clone(),
+            life: life.clone(),
+            metrics: self.metrics.clone(),
+        };
         let orchestrations = OrchestrationWork {
             base: instances(orchestration::KIND, orchestration_slots),
+            fused,
             executor: self.orchestrations.clone(),
             settings: self.settings.episode_settings(),
             ids: self.ids.clone(),
@@ -165,8 +176,7 @@ impl Worker {
         let mut dispatchers = JoinSet::new();
         dispatchers.spawn(dispatch(Arc::new(orchestrations), orchestration_slots, life.clone()));
         dispatchers.spawn(dispatch(Arc::new(entities), entity_slots, life.clone()));
-        let limit = self.settings.max_concurrent_task_activity_work_items;
-        dispatchers.spawn(dispatch(Arc::new(activities), limit, life.clone()));
+        dispatchers.spawn(dispatch(Arc::new(activities), activity_slots, life.clone()));
         dispatchers
     }
 }

@@ -5,6 +5,7 @@
 mod activities;
 mod entities;
 mod fake;
+mod fused;
 mod orchestrations;
 mod registration;
 mod shutdown;
