@@ -18,7 +18,7 @@ use taskhub_storage::memory::MemoryStore;
 use taskhub_storage::request::{OperationCounts, RequestSettings};
 use taskhub_testkit::VirtualClock;
 use taskhub_worker::samples::{self, SampleOptions};
-use taskhub_worker::{Worker, WorkerSettings, WorkerState};
+use taskhub_worker::{FusedActivities, Worker, WorkerSettings, WorkerState};
 use tokio_util::sync::CancellationToken;
 
 /// A hub with a worker and a client, each with its own count.
@@ -37,6 +37,7 @@ struct Rig {
 struct Cost {
     /// Without empty polls, partition rows and app lease.
     worker: u64,
+    #[allow(dead_code, reason = "shown when a figure is wrong")]
     by_operation: BTreeMap<String, u64>,
     client: u64,
     /// From the start until a second and a half after the end.
@@ -45,6 +46,10 @@ struct Cost {
 
 impl Rig {
     async fn start(change: impl Fn(&mut AzureStorageSettings)) -> Self {
+        Self::start_with(change, WorkerSettings::default()).await
+    }
+
+    async fn start_with(change: impl Fn(&mut AzureStorageSettings), settings: WorkerSettings) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
         let store = MemoryStore::new(clock.clone());
         let open = |worker: &str, counts: &OperationCounts| {
@@ -64,7 +69,7 @@ impl Rig {
         client.create_hub().await.unwrap();
         let service = Arc::new(AzureStorageService::new(hub.clone()));
         let worker = samples::register(Worker::builder(service), SampleOptions::default())
-            .settings(WorkerSettings::default())
+            .settings(settings)
             .clock(clock.clone())
             .ids(Arc::new(SeededIds::new(9)))
             .build()
@@ -187,6 +192,25 @@ async fn an_isolated_orchestration_is_followed_by_few_empty_polls() {
     let rig = Rig::start(|_| {}).await;
     let cost = rig.cost("HelloSequence", Value::Null, None).await;
     assert!(cost.empty_polls <= 10, "{cost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_fused_activities_a_chain_costs_5_whatever_its_length() {
+    let settings = WorkerSettings { fused_activities: FusedActivities::all(), ..WorkerSettings::default() };
+    let rig = Rig::start_with(|_| {}, settings).await;
+    check(&rig.cost("Loop", json!(1), None).await, 5);
+    check(&rig.cost("HelloSequence", Value::Null, None).await, 5);
+    check(&rig.cost("Loop", json!(5), None).await, 5);
+    // Its 200 events and more need three transactions.
+    check(&rig.cost("FanOutFanIn", json!(100), None).await, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn entity_calls_cost_what_the_table_says() {
+    let rig = Rig::start(|_| {}).await;
+    // The worker reads the history of an entity that it does not know.
+    check(&rig.cost("CallEntity", json!("@counter@c1"), None).await, 36);
+    check(&rig.cost("CallEntity", json!("@counter@c1"), None).await, 35);
 }
 
 #[tokio::test(start_paused = true)]

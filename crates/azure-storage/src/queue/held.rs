@@ -153,7 +153,8 @@ impl HeldMessage {
             dequeue_count: 1,
             visibility: request.visibility,
             starts_new_instance: AtomicBool::new(false),
-            was_tried: AtomicBool::new(false),
+            // Whoever had the request before may have gone on with an answer of its own.
+            was_tried: AtomicBool::new(request.dequeue_count > 1),
             answer: Some(Answer { sender, from, requests, is_sent: AtomicBool::new(false) }),
             turn: request.turn.clone(),
             lock: request.lock.clone(),

@@ -63,7 +63,7 @@ pub(crate) struct HistoryCommit<'a> {
 #[derive(Debug)]
 pub(crate) struct CommitFailure {
     pub(crate) error: ServiceError,
-    /// Somebody else has stored other events in its place, so that it never will be.
+    /// Nothing of it is stored, and nothing ever will be.
     pub(crate) is_lost: bool,
 }
 
@@ -255,8 +255,14 @@ impl TrackingStore {
             let (written, rest) = unwritten.split_at(batch.len());
             unwritten = rest;
             let last = rest.is_empty();
-            etag =
-                Some(self.commit_batch(batch, written, instance, &execution_id, etag.as_ref(), last).await?);
+            let stored =
+                self.commit_batch(batch, written, instance, &execution_id, etag.as_ref(), last).await;
+            etag = Some(stored.map_err(|failure| CommitFailure {
+                // Whoever goes on does so with the events of the batches before, which must be followed by their
+                // messages.
+                is_lost: failure.is_lost && written.len() + unwritten.len() == rows.len(),
+                ..failure
+            })?);
         }
         let etag = etag.ok_or_else(|| {
             ServiceError::new(
@@ -302,7 +308,7 @@ impl TrackingStore {
                 if let Some(ours) = ours {
                     return Ok(ours);
                 }
-                let is_lost = self.is_taken(instance, written).await.unwrap_or(false);
+                let is_lost = !e.maybe_applied() || self.is_taken(instance, written).await.unwrap_or(false);
                 let error = ServiceError::with_source(
                     ErrorKind::SessionAborted,
                     format!(

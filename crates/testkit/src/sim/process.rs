@@ -100,15 +100,16 @@ pub(crate) fn open(world: &World, link: &Link, rng: &Rng, is_plain: bool) -> Hub
 }
 
 /// The functions and settings of every worker.
-pub(crate) fn builder(world: &World, service: AzureStorageService) -> WorkerBuilder {
-    interpreter::register(Worker::builder(Arc::new(service)), &world.log)
-        .settings(world.worker_settings.clone())
+pub(crate) fn builder(world: &World, service: AzureStorageService, is_plain: bool) -> WorkerBuilder {
+    let mut settings = world.worker_settings.clone();
+    settings.fused_activities.all &= !is_plain;
+    interpreter::register(Worker::builder(Arc::new(service)), &world.log).settings(settings)
 }
 
 async fn supervise(world: Arc<World>, link: Link, rng: Rng, is_plain: bool, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let service = AzureStorageService::new(open(&world, &link, &rng, is_plain));
-        let worker = builder(&world, service)
+        let worker = builder(&world, service, is_plain)
             .clock(link.process.clock.clone())
             .ids(Arc::new(SeededIds::new(rng.next())))
             .build()

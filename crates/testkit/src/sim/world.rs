@@ -12,7 +12,7 @@ use taskhub_core::{
     Clock, InstanceFetch, InstanceId, OrchestrationState, OrchestrationStatus, SeededIds, TaskHubName,
 };
 use taskhub_storage::memory::MemoryStore;
-use taskhub_worker::WorkerSettings;
+use taskhub_worker::{FusedActivities, WorkerSettings};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -151,6 +151,12 @@ impl World {
             },
             max_entity_operation_batch_size: if options.entities { rng.pick(&[1, 3, 5000]) } else { 5000 },
             extended_sessions_enabled,
+            fused_activities: FusedActivities {
+                all: rng.once_in(4),
+                max_duration: Duration::from_secs(rng.pick(&[1, 5])),
+                max_events: rng.pick(&[10, 1000]),
+                ..FusedActivities::default()
+            },
             ..WorkerSettings::default()
         };
         let direct_hub =
@@ -408,7 +414,7 @@ impl World {
 
     /// The registered functions, for a replay.
     pub(crate) fn source(&self) -> Arc<dyn taskhub_worker::OrchestratorSource> {
-        process::builder(self, AzureStorageService::new(self.direct_hub.clone()))
+        process::builder(self, AzureStorageService::new(self.direct_hub.clone()), false)
             .orchestrator_source()
             .expect("every function has its own name")
     }
