@@ -34,7 +34,7 @@ use crate::renewal::renew_held;
 use crate::sabotage::Planted;
 use crate::session::manager::{InstanceKind, SessionManager};
 use crate::shared::Shared;
-use crate::tracking::store::TrackingStore;
+use crate::tracking::store::{MAX_BATCH_ROWS, TrackingStore};
 use crate::watchdog::watch;
 
 /// Time for each of the last steps of a stop, if storage does not answer.
@@ -213,6 +213,10 @@ impl OrchestrationService for AzureStorageService {
         // Guarded by `starting`: nobody else has set it.
         let _ = self.running.set(running);
         Ok(())
+    }
+
+    fn max_atomic_events(&self) -> usize {
+        self.hub.settings.max_batch_rows(MAX_BATCH_ROWS, &[])
     }
 
     fn set_activity_slots(&self, slots: usize) {

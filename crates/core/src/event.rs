@@ -162,6 +162,55 @@ impl HistoryEvent {
 }
 
 impl EventKind {
+    /// Bytes of the texts in the event, as UTF-8: about how large it is.
+    pub fn text_bytes(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let tags = |tags: &Option<Tags>| tags.as_ref().map_or(0, tags_bytes);
+        let failure =
+            |failure: &Option<FailureDetails>| failure.as_ref().map_or(0, FailureDetails::text_bytes);
+        match self {
+            Self::ExecutionStarted(started) => {
+                started.name.len()
+                    + text(&started.version)
+                    + text(&started.input)
+                    + tags(&started.tags)
+                    + text(&started.correlation)
+            }
+            Self::ExecutionCompleted(done) | Self::ContinueAsNew(done) => {
+                text(&done.result) + failure(&done.failure_details)
+            }
+            Self::TaskScheduled { name, version, input, tags: own, .. } => {
+                text(name) + text(version) + text(input) + tags(own)
+            }
+            Self::TaskCompleted { result, .. } | Self::SubOrchestrationInstanceCompleted { result, .. } => {
+                text(result)
+            }
+            Self::TaskFailed { reason, details, failure_details, .. }
+            | Self::SubOrchestrationInstanceFailed { reason, details, failure_details, .. } => {
+                text(reason) + text(details) + failure(failure_details)
+            }
+            Self::SubOrchestrationInstanceCreated {
+                name, version, instance_id, input, tags: own, ..
+            } => text(name) + text(version) + instance_id.as_str().len() + text(input) + tags(own),
+            Self::EventSent { instance_id, name, input } => {
+                instance_id.as_str().len() + text(name) + text(input)
+            }
+            Self::EventRaised { name, input, .. } => text(name) + text(input),
+            Self::ExecutionTerminated { input: data }
+            | Self::GenericEvent { data }
+            | Self::HistoryState { state: data }
+            | Self::ExecutionSuspended { reason: data }
+            | Self::ExecutionResumed { reason: data } => text(data),
+            Self::ExecutionRewound { reason, parent_execution_id, instance_id, .. } => {
+                text(reason) + text(parent_execution_id) + text(instance_id)
+            }
+            Self::TimerCreated { .. }
+            | Self::TimerFired { .. }
+            | Self::OrchestratorStarted
+            | Self::OrchestratorCompleted => 0,
+        }
+    }
+
     /// DTFx's name of the event type, as in the History table.
     pub fn name(&self) -> &'static str {
         match self {
@@ -215,4 +264,8 @@ impl EventKind {
             Self::ExecutionRewound { .. } => 21,
         }
     }
+}
+
+fn tags_bytes(tags: &Tags) -> usize {
+    tags.iter().map(|(key, value)| key.len() + value.len()).sum()
 }

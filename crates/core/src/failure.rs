@@ -18,6 +18,15 @@ pub struct FailureDetails {
 }
 
 impl FailureDetails {
+    pub(crate) fn text_bytes(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.error_type.len()
+            + self.error_message.len()
+            + text(&self.stack_trace)
+            + text(&self.properties)
+            + self.inner_failure.as_deref().map_or(0, Self::text_bytes)
+    }
+
     /// A failure with a type and a message, nothing else.
     pub fn new(error_type: impl Into<String>, error_message: impl Into<String>) -> Self {
         Self { error_type: error_type.into(), error_message: error_message.into(), ..Self::default() }

@@ -175,6 +175,12 @@ pub trait OrchestrationService: Send + Sync {
         let _ = slots;
     }
 
+    /// Most events that an episode may have to be stored at once or not at all; a larger one may be cut off, and
+    /// the rest lost, when the process dies meanwhile.
+    fn max_atomic_events(&self) -> usize {
+        usize::MAX
+    }
+
     /// The next activity request, or `None` when none came within `timeout`.
     async fn lock_next_activity(&self, timeout: Duration) -> Result<Option<ActivityWorkItem>, ServiceError>;
 

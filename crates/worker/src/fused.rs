@@ -17,6 +17,14 @@ use crate::executor::{ActivityExecutor, ActivityOutcome};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::WorkerMetrics;
 
+/// Most bytes of texts in an episode that is to be stored at once. A transaction of Azure Table storage has 4 MiB,
+/// and an escaped byte takes up to six.
+const MAX_BYTES: usize = 256 * 1024;
+
+/// Most activities inside the episodes of one work item: an orchestration that continues as new after each is
+/// stored now and then.
+const MAX_ACTIVITIES: usize = 1000;
+
 /// Which activities run inside the episode that asks for them; none by default.
 ///
 /// Their requests and results are not sent: the episode goes on with the results, and all of its events are stored
@@ -25,6 +33,9 @@ use crate::metrics::WorkerMetrics;
 /// Nothing is stored before: if the process dies, the orchestration goes on from its last checkpoint and **all**
 /// activities since then run again, not only the last one; and other messages of the instance wait meanwhile. That is
 /// for activities which are short and harmless to repeat.
+///
+/// An episode must fit into one transaction, 99 events and 256 KiB of texts: cut off between two, it would have
+/// requests that nobody has sent. Where it would not, its last activities are sent as requests.
 ///
 /// Differs: DTFx sends each request and each result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,21 +46,11 @@ pub struct FusedActivities {
     pub names: BTreeSet<String>,
     /// How long an episode may take for them. What runs longer is cut off there and sent as a request, to run again.
     pub max_duration: Duration,
-    /// Most events that an episode may have with them; further activities are sent as requests.
-    pub max_events: usize,
-    /// Most bytes of their results; further activities are sent as requests.
-    pub max_bytes: usize,
 }
 
 impl Default for FusedActivities {
     fn default() -> Self {
-        Self {
-            all: false,
-            names: BTreeSet::new(),
-            max_duration: Duration::from_secs(5),
-            max_events: 1000,
-            max_bytes: 1024 * 1024,
-        }
+        Self { all: false, names: BTreeSet::new(), max_duration: Duration::from_secs(5) }
     }
 }
 
@@ -76,6 +77,8 @@ impl FusedActivities {
 /// Runs them.
 pub(crate) struct Fused {
     pub(crate) settings: FusedActivities,
+    /// Most events of an episode.
+    pub(crate) max_events: usize,
     pub(crate) executor: Arc<dyn ActivityExecutor>,
     /// As many as the dispatcher of activities has, but of their own: one that waits for a request holds its slot.
     pub(crate) slots: Arc<Semaphore>,
@@ -84,56 +87,68 @@ pub(crate) struct Fused {
     pub(crate) metrics: WorkerMetrics,
 }
 
-/// What is left for one episode.
+/// What is left for one work item.
 pub(crate) struct Budget {
     ends_at: Instant,
-    events: usize,
-    bytes: usize,
+    activities: usize,
+}
+
+/// Activities that have run inside an episode.
+#[derive(Default)]
+pub(crate) struct Ran {
+    /// What they were asked.
+    requests: Vec<TaskMessage>,
+    /// What they answered, in the order in which they ended.
+    pub(crate) answers: Vec<TaskMessage>,
 }
 
 impl Fused {
-    /// For an episode that begins now.
+    /// For a work item that begins now.
     pub(crate) fn budget(&self) -> Budget {
-        let FusedActivities { max_duration, max_events, max_bytes, .. } = self.settings;
-        Budget { ends_at: Instant::now() + max_duration, events: max_events, bytes: max_bytes }
+        Budget { ends_at: Instant::now() + self.settings.max_duration, activities: MAX_ACTIVITIES }
     }
 
-    /// Runs what an episode has asked for, and takes it out of what is to be sent. The results, in the order in
-    /// which they came; none when there is nothing to run or no budget for it.
-    pub(crate) async fn run(&self, commit: &mut EpisodeCommit, budget: &mut Budget) -> Vec<TaskMessage> {
-        if commit.status != OrchestrationStatus::Running || self.life.stopping.is_cancelled() {
-            return Vec::new();
+    /// Runs what an episode has asked for, and takes it out of what is to be sent. Without answers there is nothing
+    /// to run, or no room for it.
+    pub(crate) async fn run(&self, commit: &mut EpisodeCommit, budget: &mut Budget) -> Ran {
+        let mut ran = Ran::default();
+        // With the marks around the answers.
+        let room = self.max_events.saturating_sub(commit.new_events.len() + 2).min(budget.activities);
+        if commit.status != OrchestrationStatus::Running
+            || self.life.stopping.is_cancelled()
+            || !commit.activity_messages.iter().any(|request| self.settings.include(request))
+            || Instant::now() >= budget.ends_at
+        {
+            return ran;
         }
         let mut requests: Vec<_> =
             std::mem::take(&mut commit.activity_messages).into_iter().map(Some).collect();
         let mut running: FuturesUnordered<_> = (0..)
             .zip(&requests)
             .filter_map(|(at, request)| Some((at, request.clone().filter(|m| self.settings.include(m))?)))
-            .take(budget.events)
+            .take(room)
+            .inspect(|_| budget.activities -= 1)
             .map(|(at, request)| async move { (at, self.run_one(request).await) })
             .collect();
-        let mut answers = Vec::new();
-        while budget.bytes > 0 {
+        loop {
             let ended = tokio::select! {
                 biased;
                 ended = running.next() => ended,
                 () = tokio::time::sleep_until(budget.ends_at) => {
-                    debug!(instance = %commit.instance.instance_id, count = running.len(), "activities take too long for an episode, sent as requests");
+                    let (instance, count) = (&commit.instance.instance_id, running.len());
+                    debug!(%instance, count, "activities take too long for an episode, sent as requests");
                     break;
                 }
             };
             let Some((at, answer)) = ended else { break };
-            let Some(answer) = answer else { continue };
-            budget.events = budget.events.saturating_sub(1);
-            budget.bytes = budget.bytes.saturating_sub(size(&answer));
-            answers.push(answer);
-            if let Some(request) = requests.get_mut(at) {
-                *request = None;
+            if let (Some(answer), Some(request)) = (answer, requests.get_mut(at)) {
+                ran.answers.push(answer);
+                ran.requests.extend(request.take());
             }
         }
         drop(running);
         commit.activity_messages = requests.into_iter().flatten().collect();
-        answers
+        ran
     }
 
     /// `None`: whoever receives the request shall run it, or find out why nobody can.
@@ -149,11 +164,18 @@ impl Fused {
         Some(answer(self.clock.now(), task_id, outcome, target))
     }
 
-    /// Adds the episode that followed in the same work item.
-    pub(crate) fn append(commit: &mut EpisodeCommit, next: EpisodeCommit, budget: &mut Budget) {
-        budget.events = budget.events.saturating_sub(next.new_events.len());
+    /// Adds the episode that the answers have led to. `false` when both together cannot be stored at once: then the
+    /// activities are requested after all, to run again.
+    pub(crate) fn append(&self, commit: &mut EpisodeCommit, ran: Ran, next: EpisodeCommit) -> bool {
+        // What has led to the next generation is never stored.
+        let before = if next.replaces_history { &[][..] } else { &commit.new_events };
+        let bytes = before.iter().chain(&next.new_events).map(|event| event.kind.text_bytes()).sum::<usize>();
+        if before.len() + next.new_events.len() > self.max_events || bytes > MAX_BYTES {
+            commit.activity_messages.extend(ran.requests);
+            commit.activity_messages.sort_by_key(|request| request.event.event_id);
+            return false;
+        }
         if next.replaces_history {
-            // What has led to the next generation is never stored.
             commit.new_events = next.new_events;
             commit.replaces_history = true;
         } else {
@@ -165,15 +187,6 @@ impl Fused {
         commit.activity_messages.extend(next.activity_messages);
         commit.orchestrator_messages.extend(next.orchestrator_messages);
         commit.timer_messages.extend(next.timer_messages);
-    }
-}
-
-/// Bytes of a result, and some for its event.
-fn size(answer: &TaskMessage) -> usize {
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    100 + match &answer.event.kind {
-        EventKind::TaskCompleted { result, .. } => text(result),
-        EventKind::TaskFailed { reason, details, .. } => text(reason) + text(details),
-        _ => 0,
+        true
     }
 }

@@ -131,8 +131,8 @@ impl OrchestrationWork {
         }
     }
 
-    /// An episode, and those that follow it with the results of fused activities. The outcome, and whether actions
-    /// were left to a later replay.
+    /// An episode, and those that follow it with the results of fused activities. The outcome, and whether a later
+    /// replay has to begin anew.
     async fn run_episodes(
         &self,
         state: &mut RuntimeState,
@@ -144,7 +144,8 @@ impl OrchestrationWork {
         while let EpisodeOutcome::Commit(commit) = &mut outcome
             && !is_split
         {
-            let answers = self.fused.run(commit, &mut budget).await;
+            let mut ran = self.fused.run(commit, &mut budget).await;
+            let answers = std::mem::take(&mut ran.answers);
             if answers.is_empty() {
                 break;
             }
@@ -153,8 +154,8 @@ impl OrchestrationWork {
                 // Answers are never stale: begin again from what is stored.
                 return Err(EpisodeError::Aborted { instance: commit.instance.instance_id.clone() });
             };
-            Fused::append(commit, next, &mut budget);
-            is_split = was_split;
+            // The live state is ahead of what is stored if they do not go together.
+            is_split = !self.fused.append(commit, ran, next) || was_split;
         }
         Ok((outcome, is_split))
     }

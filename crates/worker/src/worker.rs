@@ -147,6 +147,7 @@ impl Worker {
         let activity_slots = self.settings.max_concurrent_task_activity_work_items;
         let fused = Fused {
             settings: self.settings.fused_activities.clone(),
+            max_events: self.service.max_atomic_events(),
             executor: self.activities.clone(),
             slots: Arc::new(Semaphore::new(activity_slots.clamp(1, Semaphore::MAX_PERMITS))),
             clock: self.clock.clone(),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::mem::size_of;
 
-use taskhub_core::{EventKind, ExecutionId, FailureDetails, HistoryEvent, InstanceId, PartitionId, Tags};
+use taskhub_core::{EventKind, ExecutionId, HistoryEvent, InstanceId, PartitionId};
 
 use crate::session::manager::Tracked;
 use crate::tracking::store::LoadedHistory;
@@ -119,66 +119,14 @@ impl HistoryCache {
 
 /// About how much memory an event takes, in bytes.
 fn event_bytes(event: &HistoryEvent) -> usize {
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let tags_of = |tags: &Option<Tags>| tags.as_ref().map_or(0, tags_bytes);
-    let failure = |failure: &Option<FailureDetails>| failure.as_ref().map_or(0, failure_bytes);
-    EVENT_BYTES
-        + match &event.kind {
-            EventKind::ExecutionStarted(started) => {
-                // The index keeps a copy.
-                2 * (size_of_val(&**started)
-                    + started.name.len()
-                    + text(&started.version)
-                    + text(&started.input)
-                    + tags_of(&started.tags)
-                    + text(&started.correlation)
-                    + 256)
-            }
-            EventKind::ExecutionCompleted(done) | EventKind::ContinueAsNew(done) => {
-                text(&done.result) + failure(&done.failure_details)
-            }
-            EventKind::ExecutionTerminated { input } => text(input),
-            EventKind::TaskScheduled { name, version, input, tags, .. } => {
-                text(name) + text(version) + text(input) + tags_of(tags)
-            }
-            EventKind::TaskCompleted { result, .. }
-            | EventKind::SubOrchestrationInstanceCompleted { result, .. } => text(result),
-            EventKind::TaskFailed { reason, details, failure_details, .. }
-            | EventKind::SubOrchestrationInstanceFailed { reason, details, failure_details, .. } => {
-                text(reason) + text(details) + failure(failure_details)
-            }
-            EventKind::SubOrchestrationInstanceCreated {
-                name, version, instance_id, input, tags, ..
-            } => text(name) + text(version) + instance_id.as_str().len() + text(input) + tags_of(tags),
-            EventKind::EventSent { instance_id, name, input } => {
-                // The index keeps the id of a request to an entity.
-                instance_id.as_str().len() + text(name) + text(input) + 64
-            }
-            EventKind::EventRaised { name, input, .. } => text(name) + text(input),
-            EventKind::GenericEvent { data } => text(data),
-            EventKind::HistoryState { state } => text(state),
-            EventKind::ExecutionSuspended { reason } | EventKind::ExecutionResumed { reason } => text(reason),
-            EventKind::ExecutionRewound { reason, parent_execution_id, instance_id, .. } => {
-                text(reason) + text(parent_execution_id) + text(instance_id)
-            }
-            EventKind::TimerCreated { .. }
-            | EventKind::TimerFired { .. }
-            | EventKind::OrchestratorStarted
-            | EventKind::OrchestratorCompleted => 0,
-        }
-}
-
-fn tags_bytes(tags: &Tags) -> usize {
-    tags.iter().map(|(key, value)| key.len() + value.len() + 64).sum()
-}
-
-fn failure_bytes(failure: &FailureDetails) -> usize {
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    size_of_val(failure)
-        + failure.error_type.len()
-        + failure.error_message.len()
-        + text(&failure.stack_trace)
-        + failure.inner_failure.as_deref().map_or(0, failure_bytes)
+    let index_bytes = match &event.kind {
+        // The index keeps a copy.
+        EventKind::ExecutionStarted(started) => 2 * size_of_val(&**started) + event.kind.text_bytes() + 512,
+        // The index keeps the id of a request to an entity.
+        EventKind::EventSent { .. } => 64,
+        _ => 0,
+    };
+    EVENT_BYTES + index_bytes + event.kind.text_bytes()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::tracking::{blob_column, history_row, instance_row, key, sentinel};
 
 /// Rows in one transaction besides the sentinel. Source: Azure/durabletask,
 /// `AzureTableTrackingStore.UpdateStateAsync` (99 of the service's 100).
-const MAX_BATCH_ROWS: usize = 99;
+pub(crate) const MAX_BATCH_ROWS: usize = 99;
 /// Room for the sentinel in a transaction, in bytes as sent; its keys take 1 KiB of UTF-16 each at most.
 const SENTINEL_BYTES: usize = 16 * 1024;
 /// Estimated size at which a transaction is sent, in bytes. Source: same (3 of the service's 4 MiB).

@@ -179,6 +179,10 @@ impl OrchestrationService for Observed {
         self.service.release_orchestration(token).await;
     }
 
+    fn max_atomic_events(&self) -> usize {
+        self.service.max_atomic_events()
+    }
+
     fn set_activity_slots(&self, slots: usize) {
         self.service.set_activity_slots(slots);
     }

@@ -154,7 +154,6 @@ impl World {
             fused_activities: FusedActivities {
                 all: rng.once_in(4),
                 max_duration: Duration::from_secs(rng.pick(&[1, 5])),
-                max_events: rng.pick(&[10, 1000]),
                 ..FusedActivities::default()
             },
             ..WorkerSettings::default()

@@ -279,6 +279,11 @@ impl FakeService {
 
 #[async_trait]
 impl OrchestrationService for FakeService {
+    /// That of the table service.
+    fn max_atomic_events(&self) -> usize {
+        99
+    }
+
     async fn start(&self) -> Result<(), ServiceError> {
         self.record(Call::Start);
         self.failure("start")

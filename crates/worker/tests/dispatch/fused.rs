@@ -35,6 +35,13 @@ async fn for_ever(ctx: OrchestrationContext, generation: u32) -> Result<(), Orch
     Ok(())
 }
 
+async fn large(ctx: OrchestrationContext, steps: u32) -> Result<(), OrchestratorError> {
+    for _ in 0..steps {
+        ctx.call_activity::<_, String>("Large", ()).await?;
+    }
+    Ok(())
+}
+
 async fn two_kinds(ctx: OrchestrationContext, (): ()) -> Result<(), OrchestratorError> {
     let slow = ctx.call_activity::<_, ()>("Slow", ());
     let quick = ctx.call_activity::<_, u32>("Echo", 1);
@@ -62,6 +69,8 @@ async fn run(service: &FakeService, builder: WorkerBuilder, fused: FusedActiviti
         .orchestration("FanOut", fan_out)
         .orchestration("ForEver", for_ever)
         .orchestration("TwoKinds", two_kinds)
+        .orchestration("Large", large)
+        .activity("Large", |_: ActivityContext, (): ()| async { Ok::<_, ActivityError>("x".repeat(100_000)) })
         .activity("Echo", echo)
         .activity("Slow", |_: ActivityContext, (): ()| async {
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -130,14 +139,21 @@ async fn an_activity_that_takes_too_long_is_sent_as_a_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn activities_beyond_the_bounds_of_events_and_bytes_are_sent_as_requests() {
-    let bounds = FusedActivities { max_events: 6, ..FusedActivities::all() };
-    let commit = first_commit(bounds, "Chain", "100").await;
+async fn an_episode_that_cannot_be_stored_at_once_requests_its_last_activities() {
+    // 4 + 4n events.
+    let commit = first_commit(FusedActivities::all(), "Chain", "100").await;
     assert_eq!((commit.status, commit.activity_messages.len()), (OrchestrationStatus::Running, 1));
-    assert!(commit.new_events.len() < 20, "{:?}", names(&commit));
-    let bounds = FusedActivities { max_bytes: 250, ..FusedActivities::all() };
-    let commit = first_commit(bounds, "FanOut", "10").await;
-    assert_eq!(commit.activity_messages.len(), 7);
+    assert_eq!(commit.new_events.len(), 96, "{:?}", names(&commit));
+    let last = commit.activity_messages[0].event.event_id;
+    let scheduled = commit.new_events.iter().filter(|event| event.name() == "TaskScheduled").count();
+    assert_eq!(usize::try_from(last).unwrap() + 1, scheduled, "each but the last has its result");
+    // Not even the requests fit.
+    let commit = first_commit(FusedActivities::all(), "FanOut", "100").await;
+    assert_eq!((commit.activity_messages.len(), names(&commit).len()), (100, 103));
+    // The results are too large together.
+    let commit = first_commit(FusedActivities::all(), "Large", "5").await;
+    let results = names(&commit).iter().filter(|name| **name == "TaskCompleted").count();
+    assert_eq!((results, commit.activity_messages.len()), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]
