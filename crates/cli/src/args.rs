@@ -502,8 +502,14 @@ pub struct WorkerArgs {
     /// [default: quarantinePoisonMessagesAfter of host.json, else try for ever]
     #[arg(long, value_name = "N", env = "TASKHUB_QUARANTINE_AFTER", value_parser = clap::value_parser!(u32).range(1..))]
     pub quarantine_after: Option<u32>,
-    /// Send storage requests as the .NET worker does, more of them: partition rows are read each time and
-    /// written one by one, lease blobs are listed and read each time
+    /// Run activities inside the episodes that ask for them and store all at once, as far as it fits into one
+    /// transaction; after a crash, all activities since the last checkpoint run again
+    /// [default: fuseActivities of host.json, else off]
+    #[arg(long, conflicts_with = "dtfx_cadence")]
+    pub fuse_activities: bool,
+    /// Send storage requests as the .NET worker does, more of them: every message is received, every history
+    /// read, every episode written to the Instances row; partition rows are read each time and written one by
+    /// one, lease blobs are listed and read each time
     /// [default: dtfxCadence of host.json, else off]
     #[arg(long)]
     pub dtfx_cadence: bool,

@@ -167,6 +167,7 @@ pub(crate) fn settings(host: &HostJson, hub: TaskHubName, worker_id: WorkerId) -
     if let Some(interval) = host.max_queue_polling_interval {
         settings.max_queue_polling_interval = interval;
     }
+    settings.max_control_queue_polling_interval = host.max_control_queue_polling_interval;
     if host.base64_messages == Some(true) {
         settings.queue_client_message_encoding = MessageEncoding::Base64;
     }

@@ -33,6 +33,7 @@ pub(crate) async fn run(
         config.app_name = name;
     }
     config.host.quarantine_after = args.quarantine_after.or(config.host.quarantine_after);
+    config.host.fuse_activities = args.fuse_activities.then_some(true).or(config.host.fuse_activities);
     config.host.dtfx_cadence = args.dtfx_cadence.then_some(true).or(config.host.dtfx_cadence);
     let worker_id = args.worker_id.map_or_else(wire::worker_id, WorkerId::new);
     let mut hub_settings = wire::hub_settings(&config, &args.create, worker_id.clone());
@@ -126,5 +127,6 @@ pub(crate) fn settings(host: &HostJson) -> WorkerSettings {
     if let Some(on) = host.extended_sessions_enabled {
         settings.extended_sessions_enabled = on;
     }
+    settings.fused_activities.all = host.fuse_activities == Some(true) && host.dtfx_cadence != Some(true);
     settings
 }

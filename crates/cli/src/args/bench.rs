@@ -40,6 +40,9 @@ pub struct BenchArgs {
     /// Send storage requests as the .NET worker does, more of them
     #[arg(long)]
     pub dtfx_cadence: bool,
+    /// Run activities inside the episodes that ask for them
+    #[arg(long, conflicts_with_all = ["dtfx_cadence", "compare_dtfx_cadence"])]
+    pub fuse_activities: bool,
     /// Measure each scenario from hello to payloads with and without --dtfx-cadence, in turns, and compare
     #[arg(long, conflicts_with = "dtfx_cadence")]
     pub compare_dtfx_cadence: bool,

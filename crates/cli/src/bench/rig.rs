@@ -12,7 +12,7 @@ use taskhub_storage::StorageAccount;
 use taskhub_storage::memory::MemoryStore;
 use taskhub_storage::request::{OperationCounts, RequestSettings};
 use taskhub_worker::samples::{self, SampleOptions};
-use taskhub_worker::{Worker, WorkerSettings, WorkerState};
+use taskhub_worker::{FusedActivities, Worker, WorkerSettings, WorkerState};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +58,8 @@ pub(super) struct Place {
     pub(super) partition_manager: PartitionManager,
     /// How scenarios run that have no cadence of their own.
     pub(super) cadence: Cadence,
+    /// Whether activities run inside the episodes that ask for them.
+    pub(super) fuses: bool,
     clock: Arc<dyn Clock>,
     /// What all rigs have sent, creation and deletion of their hubs included.
     pub(super) bill: Bill,
@@ -77,7 +79,8 @@ impl Place {
     ) -> Result<Self> {
         let hub = common.task_hub_name.as_deref().map(TaskHubName::new).transpose()?;
         let cadence = if args.dtfx_cadence { Cadence::Dtfx } else { Cadence::Own };
-        let embedded = Self { cadence, ..Self::embedded(hub, Arc::new(SystemClock), interrupted) };
+        let fuses = args.fuse_activities;
+        let embedded = Self { cadence, fuses, ..Self::embedded(hub, Arc::new(SystemClock), interrupted) };
         if args.azurite {
             let emulator = Emulator::start(false).await?;
             return Ok(Self {
@@ -121,6 +124,7 @@ impl Place {
             hub,
             partition_manager: PartitionManager::default(),
             cadence: Cadence::Own,
+            fuses: false,
             clock,
             bill: Bill::default(),
             interrupted,
@@ -233,7 +237,10 @@ impl Rig {
             entities: entities.clone(),
         };
         let worker = samples::register(Worker::builder(Arc::new(service)), SampleOptions::default())
-            .settings(WorkerSettings::default())
+            .settings(WorkerSettings {
+                fused_activities: FusedActivities { all: place.fuses, ..FusedActivities::default() },
+                ..WorkerSettings::default()
+            })
             .clock(place.clock.clone())
             .ids(ids)
             .build()?;

@@ -37,6 +37,10 @@ pub(crate) struct HostJson {
     pub(crate) quarantine_after: Option<u32>,
     /// Whether requests are sent as often as by .NET; only this implementation knows it.
     pub(crate) dtfx_cadence: Option<bool>,
+    /// Longest silence of an idle control queue, if it is shorter; only this implementation knows it.
+    pub(crate) max_control_queue_polling_interval: Option<Duration>,
+    /// Whether activities run inside the episodes that ask for them; only this implementation knows it.
+    pub(crate) fuse_activities: Option<bool>,
 }
 
 impl HostJson {
@@ -138,6 +142,12 @@ impl HostJson {
             default_version: task.text("defaultVersion")?,
             quarantine_after: storage.number("quarantinePoisonMessagesAfter", 1, u32::MAX)?,
             dtfx_cadence: storage.boolean("dtfxCadence")?,
+            max_control_queue_polling_interval: storage.duration(
+                "maxControlQueuePollingInterval",
+                Duration::from_millis(1),
+                Duration::MAX,
+            )?,
+            fuse_activities: storage.boolean("fuseActivities")?,
         })
     }
 }
@@ -332,7 +342,8 @@ mod tests {
                 "httpSettings": {"useForwardedHost": true}, "overridableExistingInstanceStates": "anyState",
                 "defaultVersion": "1.0",
                 "storageProvider": {
-                    "partitionCount": 16, "controlQueueBatchSize": 8, "quarantinePoisonMessagesAfter": 20, "dtfxCadence": true, "controlQueueBufferThreshold": 100,
+                    "partitionCount": 16, "controlQueueBatchSize": 8, "quarantinePoisonMessagesAfter": 20, "dtfxCadence": true, "fuseActivities": true,
+                    "maxControlQueuePollingInterval": "00:00:10", "controlQueueBufferThreshold": 100,
                     "controlQueueVisibilityTimeout": "00:01:00", "workItemQueueVisibilityTimeout": "01:00:00",
                     "maxQueuePollingInterval": "00:00:02.5", "queueClientMessageEncoding": "base64",
                     "useTablePartitionManagement": "true"}}}"#,
@@ -359,6 +370,8 @@ mod tests {
             default_version: Some("1.0".to_owned()),
             quarantine_after: Some(20),
             dtfx_cadence: Some(true),
+            max_control_queue_polling_interval: Some(Duration::from_secs(10)),
+            fuse_activities: Some(true),
             ..HostJson::default()
         };
         assert_eq!(host, expected);
@@ -374,6 +387,7 @@ mod tests {
             ("controlQueueVisibilityTimeout", "\"00:00:59\""),
             ("workItemQueueVisibilityTimeout", "\"01:00:01\""),
             ("maxQueuePollingInterval", "\"00:00:00\""),
+            ("maxControlQueuePollingInterval", "\"00:00:00\""),
             ("queueClientMessageEncoding", "\"UTF16\""),
         ] {
             let host = format!(r#"{{"durableTask": {{"storageProvider": {{"{key}": {value}}}}}}}"#);
