@@ -81,11 +81,28 @@ mod tests {
 
     use super::*;
     use crate::bench::requests::Purpose;
+    use crate::bench::rig::Cadence;
+
+    async fn measured(cadence: Cadence) -> Isolated {
+        let clock = Arc::new(VirtualClock::default());
+        let mut place = Place::embedded(None, clock, CancellationToken::new());
+        place.cadence = cadence;
+        measure(&place).await.unwrap()
+    }
 
     #[tokio::test(start_paused = true)]
-    async fn an_isolated_orchestration_sends_no_more_than_dotnet() {
-        let place = Place::embedded(None, Arc::new(VirtualClock::default()), CancellationToken::new());
-        let isolated = measure(&place).await.unwrap();
+    async fn an_isolated_orchestration_sends_14_requests_where_dotnet_sends_33() {
+        let isolated = measured(Cadence::Own).await;
+        assert_eq!(
+            (isolated.worker.total(Purpose::Work), isolated.client.total(Purpose::Work)),
+            (14, 2),
+            "{isolated:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_cadence_of_dotnet_an_isolated_orchestration_sends_no_more_than_dotnet() {
+        let isolated = measured(Cadence::Dtfx).await;
         let sum = |of: &[(&str, u64)]| of.iter().map(|(_, n)| n).sum::<u64>();
         assert_eq!((sum(&DOTNET_WORKER), sum(&DOTNET_CLIENT)), (33, 3));
         assert!(isolated.worker.total(Purpose::Work) <= sum(&DOTNET_WORKER), "{isolated:?}");
