@@ -101,12 +101,17 @@ impl Shared {
         self.owns(partition) && self.sessions.held_count() < self.hub.settings.control_queue_buffer_threshold
     }
 
-    /// Takes in a message of this process that nobody has received.
-    pub(crate) async fn take_local(self: &Arc<Self>, partition: PartitionId, message: Arc<HeldMessage>) {
-        let guard = self.message_guard(vec![message.clone()]);
-        let admitted = self.clone().admit_received(partition, message).await;
+    /// Takes in messages of this process that nobody has received.
+    pub(crate) async fn take_local(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        messages: Vec<Arc<HeldMessage>>,
+    ) {
+        let guard = self.message_guard(messages.clone());
+        let admissions = messages.into_iter().map(|message| self.clone().admit_received(partition, message));
+        let admitted = join_all(admissions).await;
         guard.disarm();
-        self.take_in(partition, admitted.into_iter().collect()).await;
+        self.take_in(partition, admitted.into_iter().flatten().collect()).await;
     }
 
     /// Gives an activity's answer to its instance without sending it, if that is in this process. `None`: it has

@@ -3,6 +3,7 @@
 //! A message for this process is put hidden, as if it had been received: nobody else sees it while this process
 //! lives, anybody does after a crash. It is not worked on before the episode is stored.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -60,11 +61,11 @@ impl Outbox {
         let activities = &commit.activity_messages;
         let controls = stream::iter(0..control.len())
             .map(|at| send_control(shared, control[at], sender, is_first_try))
-            .buffer_unordered(limit)
+            .buffered(limit)
             .collect::<Vec<_>>();
         let activities = stream::iter(0..activities.len())
             .map(|at| send_activity(shared, &activities[at], sender))
-            .buffer_unordered(limit)
+            .buffered(limit)
             .collect::<Vec<_>>();
         let (controls, activities) = tokio::join!(controls, activities);
         let mut outbox = Self { shared: shared.clone(), out: Vec::new() };
@@ -89,7 +90,8 @@ impl Outbox {
     /// The episode is stored.
     pub(crate) async fn hand_over(mut self) {
         let shared = self.shared.clone();
-        let mut local = Vec::new();
+        // Together, in the order in which the episode has decided them.
+        let mut local: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for out in std::mem::take(&mut self.out) {
             match out {
                 Out::Visible { partition: Some(partition), due, .. } => shared.announce(partition, due),
@@ -99,7 +101,7 @@ impl Outbox {
                     shared.give_back(vec![message]).await;
                 }
                 Out::Activity(message, reservation) => reservation.hand_over(message),
-                Out::Control(partition, message) => local.push((partition, message)),
+                Out::Control(partition, message) => local.entry(partition).or_default().push(message),
                 Out::Timer(partition, due, message) => {
                     if !shared.timers.add(partition, due, message) {
                         shared.announce(partition, Some(due));
@@ -107,8 +109,8 @@ impl Outbox {
                 }
             }
         }
-        for (partition, message) in local {
-            shared.take_local(partition, message).await;
+        for (partition, messages) in local {
+            shared.take_local(partition, messages).await;
         }
     }
 

@@ -77,7 +77,7 @@ pub(crate) async fn fire_timers(shared: Arc<Shared>) {
         for (partition, message) in shared.timers.take_due(now) {
             if shared.owns(partition) && shared.sessions.held(&message.message_id).is_none() {
                 shared.sessions.hold(std::slice::from_ref(&message));
-                shared.take_local(partition, message).await;
+                shared.take_local(partition, vec![message]).await;
             }
         }
         let wait = shared.timers.first_due().map_or(LONGEST_SLEEP, |due| due.saturating_since(now));

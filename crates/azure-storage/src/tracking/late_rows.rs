@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use taskhub_core::{
     EpisodeCommit, EventKind, ExecutionId, HistoryEvent, InstanceFetch, InstanceId, OrchestrationInstance,
-    OrchestrationStatus, ServiceError,
+    OrchestrationStatus, ServiceError, TaskMessage,
 };
 use taskhub_storage as storage;
 use taskhub_storage::{Condition, Entity, TableOperation};
@@ -60,6 +60,13 @@ impl LateRows {
     }
 }
 
+/// Whoever cleans entities looks whether the row of a lock's holder says that it runs.
+fn asks_for_locks(message: &TaskMessage) -> bool {
+    let EventKind::EventRaised { input, .. } = &message.event.kind else { return false };
+    message.target.instance_id.is_entity()
+        && input.as_ref().is_some_and(|input| input.contains("\"IsLockRequest\":true"))
+}
+
 impl TrackingStore {
     /// Whether an episode's changes of the Instances row need not be written now: there are none, or only
     /// that the instance has begun, which is then written by [`TrackingStore::write_late`].
@@ -85,6 +92,7 @@ impl TrackingStore {
             || commit.replaces_history
             || commit.status.is_terminal()
             || commit.new_events.iter().any(changes_status)
+            || commit.orchestrator_messages.iter().any(asks_for_locks)
         {
             return false;
         }

@@ -95,7 +95,7 @@ mod tests {
         let isolated = measured(Cadence::Own).await;
         assert_eq!(
             (isolated.worker.total(Purpose::Work), isolated.client.total(Purpose::Work)),
-            (14, 2),
+            (14, 3),
             "{isolated:?}"
         );
     }

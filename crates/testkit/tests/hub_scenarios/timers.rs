@@ -3,6 +3,7 @@ use std::time::Duration;
 use serde_json::Value;
 use taskhub_client::{PollInterval, Start};
 use taskhub_core::OrchestrationStatus;
+use taskhub_testkit::eventually_within;
 use taskhub_worker::samples::{self, SampleOptions};
 use taskhub_worker::{OrchestrationContext, OrchestratorError};
 
@@ -102,7 +103,10 @@ async fn an_orchestrator_that_returns_with_an_open_timer_stays_until_it_fires() 
     });
     world.start("leaves", Start::new("Leaves")).await;
     world.waits("leaves", "TimerCreated").await;
-    assert_eq!(world.state("leaves").await.status, Some(OrchestrationStatus::Running));
+    eventually_within(Duration::from_secs(1), "it is shown as running", || async {
+        (world.state("leaves").await.status == Some(OrchestrationStatus::Running)).then_some(())
+    })
+    .await;
     world.completes("leaves", "\"left\"").await;
     worker.stop().await;
 }
