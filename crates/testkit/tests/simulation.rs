@@ -24,7 +24,7 @@ const FOUND_AT: [(Planted, u64); 16] = [
     (Planted::OldRows, 9),
     (Planted::NoRepair, 74),
     (Planted::IgnoreFailedSend, 25),
-    (Planted::UnstampedRequests, 2),
+    (Planted::UnstampedRequests, 1),
     (Planted::KeepLocks, 1),
 ];
 

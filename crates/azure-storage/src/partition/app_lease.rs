@@ -134,6 +134,7 @@ impl AppLease {
             };
             let deadline = held.borrow().map(|until| self.hub.awake().on_timer(until));
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = at(deadline) => {}
             }

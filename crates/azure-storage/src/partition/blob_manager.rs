@@ -167,6 +167,7 @@ impl BlobManager {
             };
             tokio::pin!(takers);
             let ended = tokio::select! {
+                biased;
                 () = stop.cancelled() => false,
                 () = &mut takers => true,
                 () = self.conduct() => false,
@@ -183,6 +184,7 @@ impl BlobManager {
             self.hand_back().await;
         };
         tokio::select! {
+            biased;
             () = work => {}
             () = self.keep_renewing() => {}
             () = force.cancelled() => {}
@@ -255,6 +257,7 @@ impl BlobManager {
                 }
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(leases.acquire_interval) => {}
                 () = leases.hurry.notified() => {}
                 () = stop.cancelled() => {}
@@ -404,6 +407,7 @@ impl BlobManager {
         loop {
             self.look(false).await;
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
                 () = self.changed.notified() => {}
             }
@@ -422,6 +426,7 @@ impl BlobManager {
             self.look(true).await;
             if !self.owning().held().is_empty() {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(LOOK_INTERVAL) => {}
                     () = self.changed.notified() => {}
                 }

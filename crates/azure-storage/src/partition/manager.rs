@@ -43,6 +43,7 @@ impl PartitionManager {
             AbortOnDropHandle::new(tokio::spawn(lease.hold(self.kind, self.owner.clone(), sender)));
         loop {
             tokio::select! {
+                biased;
                 got = held.wait_for(Option::is_some) => if got.is_err() { return },
                 () = stop.cancelled() => return,
                 () = force.cancelled() => return,
@@ -53,6 +54,7 @@ impl PartitionManager {
             let managing = self.manage(owner, lost.clone(), force.clone());
             tokio::pin!(managing);
             let ended = tokio::select! {
+                biased;
                 () = &mut managing => true,
                 _ = held.wait_for(Option::is_none) => false,
             };

@@ -96,6 +96,7 @@ impl TableManager {
                 return;
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled(), if !stopping => {}
                 () = force.cancelled() => {}
