@@ -58,6 +58,8 @@ enum Taken {
 struct Leases {
     folder: LeaseFolder,
     held: Mutex<BTreeMap<PartitionId, HeldLease>>,
+    /// Leases that are being given back: until that has ended they still look like ours.
+    releasing: Mutex<BTreeSet<PartitionId>>,
     /// The partitions that have a lease, and when that was seen.
     listed: Mutex<Option<(Instant, Vec<PartitionId>)>>,
     acquire_interval: Duration,
@@ -71,6 +73,7 @@ impl Leases {
         Self {
             folder: LeaseFolder::new(hub.clone(), folder),
             held: Mutex::default(),
+            releasing: Mutex::default(),
             listed: Mutex::default(),
             acquire_interval,
             may_steal,
@@ -80,6 +83,10 @@ impl Leases {
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<PartitionId, HeldLease>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn releasing(&self) -> MutexGuard<'_, BTreeSet<PartitionId>> {
+        self.releasing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn until(&self, partition: PartitionId) -> Option<Instant> {
@@ -209,7 +216,8 @@ impl BlobManager {
     }
 
     async fn adopt_one(&self, leases: &Leases, lease: &FoundLease) {
-        if leases.holds(lease.partition) || self.shuns(lease.partition) {
+        let is_releasing = leases.releasing().contains(&lease.partition);
+        if is_releasing || leases.holds(lease.partition) || self.shuns(lease.partition) {
             return;
         }
         match leases.folder.adopt(lease).await {
@@ -514,9 +522,13 @@ impl BlobManager {
     }
 
     async fn release(&self, leases: &Leases, partition: PartitionId) {
-        let Some(held) = leases.held().remove(&partition) else { return };
-        if let Err(e) = leases.folder.release(partition, &held).await {
+        leases.releasing().insert(partition);
+        let held = leases.held().remove(&partition);
+        if let Some(held) = held
+            && let Err(e) = leases.folder.release(partition, &held).await
+        {
             self.failed(leases, "cannot release a lease; it runs out by itself", &e);
         }
+        leases.releasing().remove(&partition);
     }
 }
