@@ -403,11 +403,11 @@ impl BlobStore for Link {
 
     async fn release_lease(&self, container: &str, blob: Option<&str>, lease_id: Uuid) -> Result<()> {
         let (resource, blob) = (in_container(container, blob), blob.map(str::to_owned));
-        let done =
-            remote!(self, "ReleaseLease", resource.clone(), String::new(), [container, blob], |store, _| {
-                store.release_lease(&container, blob.as_deref(), lease_id)
-            });
-        done.inspect(|()| self.process.learn_blob_lease(&resource, None))
+        // From now on it must not receive; when the answer comes it may have a new lease.
+        self.process.learn_blob_lease(&resource, None);
+        remote!(self, "ReleaseLease", resource.clone(), String::new(), [container, blob], |store, _| {
+            store.release_lease(&container, blob.as_deref(), lease_id)
+        })
     }
 
     async fn break_lease(&self, container: &str, blob: Option<&str>) -> Result<()> {
