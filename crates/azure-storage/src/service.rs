@@ -473,7 +473,7 @@ impl OrchestrationService for AzureStorageService {
         if let EventKind::TaskScheduled { name: Some(name), .. } = &request.task().event.kind {
             shared.work_items.set_unknown(name, false);
         }
-        if shared.answer_locally(token, &response, &sender).await.is_some() {
+        if shared.answer_locally(token, &response, &sender).await {
             return Ok(());
         }
         let guard = shared.activity_guard(token);

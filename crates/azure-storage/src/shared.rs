@@ -114,25 +114,26 @@ impl Shared {
         self.take_in(partition, admitted.into_iter().flatten().collect()).await;
     }
 
-    /// Gives an activity's answer to its instance without sending it, if that is in this process. `None`: it has
+    /// Gives an activity's answer to its instance without sending it, if that is in this process. `false`: it has
     /// to be sent.
     pub(crate) async fn answer_locally(
         self: &Arc<Self>,
         token: LockToken,
         response: &TaskMessage,
         sender: &Sender,
-    ) -> Option<()> {
+    ) -> bool {
         let partition = self.sender.partition_of(response);
         let is_possible = self.hub.settings.elides_responses()
             && self.owns(partition)
             && self.sessions.held_count() < MAX_HELD_WITH_ANSWERS;
         if !is_possible || self.work_items.locked(token).is_none_or(|request| request.is_lost()) {
-            return None;
+            return false;
         }
         let data = self.sender.envelope(response.clone(), sender);
-        let answer = self.work_items.answer(token, data, &self.sender, sender.clone())?;
+        let answer = self.work_items.answer(token, data, &self.sender, sender.clone());
+        let Some(answer) = answer else { return false };
         self.take_in(partition, vec![Arc::new(answer)]).await;
-        Some(())
+        true
     }
 
     pub(crate) async fn abandon(&self, token: LockToken, reason: GiveBackReason) {

@@ -61,9 +61,7 @@ impl MessageSender {
         message: &TaskMessage,
         sender: &Sender,
     ) -> Result<Sent, ServiceError> {
-        let queue = self.hub.names.control_queue(self.partition_of(message));
-        let delay = message::visibility_delay(message, self.hub.clock.now());
-        self.put(&queue, message, sender, delay).await.map(|(sent, _)| sent)
+        self.send_control_after(message, sender, Duration::ZERO).await
     }
 
     /// The same, hidden for this long at least.

@@ -271,9 +271,7 @@ async fn drive(
 // Without the deadlines of the request layer, so that the loop really hangs.
 #[tokio::test(start_paused = true)]
 async fn a_receive_loop_that_hangs_is_replaced() {
-    let plan = FaultPlan::default();
-    let mut world = World::new();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (world, plan) = World::with_faults();
     let (client, worker) = (plain(&world).client(), world.worker("w1").await);
     tokio::time::sleep(Duration::from_secs(5)).await;
     start(&client, "i").await;
@@ -329,9 +327,7 @@ async fn an_answered_activity_whose_delete_met_a_stale_receipt_is_deleted_and_no
 
 #[tokio::test(start_paused = true)]
 async fn an_activity_whose_large_request_is_read_slowly_runs_once() {
-    let plan = FaultPlan::default();
-    let mut world = World::new();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (world, plan) = World::with_faults();
     let plain = plain(&world);
     let (client, second) = (plain.client(), plain.worker("w2").await);
     start(&client, "i").await;

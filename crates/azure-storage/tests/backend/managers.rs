@@ -95,9 +95,7 @@ async fn a_lease_that_is_being_acquired_when_a_stop_begins_is_released() {
         (PartitionManagerKind::Safe, "ownership/"),
         (PartitionManagerKind::Legacy, "default/"),
     ] {
-        let plan = FaultPlan::default();
-        let mut world = World::new();
-        world.account = FaultyAccount::wrap(world.store.account(), &plan);
+        let (world, plan) = World::with_faults();
         plan.add(Rule::on("AcquireLease", Effect::DelayAfter(Duration::from_secs(3))).resource(resource));
         let worker = world.worker_with(settings(kind, "w1")).await;
         let begun = || async { (plan.fired() > 0).then_some(()) };

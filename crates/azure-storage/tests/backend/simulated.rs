@@ -11,7 +11,7 @@ use taskhub_core::{
 use taskhub_storage::memory::StoredMessage;
 use taskhub_storage::{Condition, Entity, TableOperation};
 use taskhub_testkit::VirtualClock;
-use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
+use taskhub_testkit::faults::{Effect, FaultPlan, Rule};
 
 use crate::support::*;
 
@@ -98,9 +98,7 @@ async fn a_child_whose_first_row_was_never_written_gets_a_whole_one() {
 /// is the first checkpoint of a new generation, and what caused it is addressed to the one before.
 #[tokio::test(start_paused = true)]
 async fn a_generation_whose_first_checkpoint_was_cut_off_goes_on() {
-    let mut world = World::new();
-    let plan = FaultPlan::default();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (world, plan) = World::with_faults();
     let mut settings = World::settings("w1");
     settings.sabotage.max_batch_rows = Some(3);
     let (client, worker) = (world.client(), world.worker_with(settings).await);
@@ -203,9 +201,7 @@ async fn an_instance_terminated_as_pending_in_its_first_episode_ends_in_the_next
 /// The same, and the worker dies before it can tell the instance: the start comes again.
 #[tokio::test(start_paused = true)]
 async fn the_start_of_an_instance_terminated_as_pending_is_kept_when_its_history_has_begun() {
-    let mut world = World::new();
-    let plan = FaultPlan::default();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (world, plan) = World::with_faults();
     let (client, worker) = (world.client(), world.worker("w1").await);
     start(&client, "a").await;
     let item = lock(&worker).await;
@@ -226,9 +222,7 @@ async fn the_start_of_an_instance_terminated_as_pending_is_kept_when_its_history
 /// An id is started again while a worker writes the row of the execution that is replaced.
 #[tokio::test(start_paused = true)]
 async fn the_row_of_a_restart_is_written_though_the_replaced_execution_has_changed_it() {
-    let mut world = World::new();
-    let plan = FaultPlan::default();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (world, plan) = World::with_faults();
     let world = Arc::new(world);
     let (client, worker) = (world.client(), world.worker("w1").await);
     start(&client, "a").await;
@@ -279,9 +273,7 @@ async fn a_reply_that_comes_with_its_start_waits_however_often_it_has_come() {
 /// The row of an execution is late, and meanwhile a client has started the id again, whose clock is behind.
 #[tokio::test(start_paused = true)]
 async fn a_restart_by_a_client_whose_clock_is_behind_keeps_its_row() {
-    let mut world = World::new();
-    let plan = FaultPlan::default();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (world, plan) = World::with_faults();
     let (client, worker) = (world.client(), Arc::new(world.worker("w1").await));
     start(&client, "a").await;
     let item = lock(&worker).await;
@@ -331,9 +323,7 @@ async fn cut_between_history_and_row(
 /// that of no new start, whatever the clocks say, and the start is not run again over the history.
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_continues_as_new_at_once_is_not_pending_any_more() {
-    let mut world = World::new();
-    let plan = FaultPlan::default();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (world, plan) = World::with_faults();
     let (worker, first) = cut_between_history_and_row(&world, &plan, false).await;
     let row = (world.row("eternal", "ExecutionId"), world.row("eternal", "RuntimeStatus"));
     assert_eq!(row, (first, "ContinuedAsNew".to_owned()));
@@ -357,9 +347,7 @@ async fn an_instance_that_continues_as_new_at_once_is_not_pending_any_more() {
 /// The same, and the next execution has ended at once.
 #[tokio::test(start_paused = true)]
 async fn the_row_of_an_instance_that_ended_as_another_execution_is_repaired() {
-    let mut world = World::new();
-    let plan = FaultPlan::default();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (world, plan) = World::with_faults();
     let (worker, _) = cut_between_history_and_row(&world, &plan, true).await;
     worker.stop(Duration::ZERO).await.unwrap();
     let second = world.worker("w2").await;
@@ -375,9 +363,7 @@ async fn the_row_of_an_instance_that_ended_as_another_execution_is_repaired() {
 /// that comes again, and it has to wake the next execution.
 #[tokio::test(start_paused = true)]
 async fn a_start_goes_on_with_the_cut_off_execution_as_which_it_continued() {
-    let mut world = World::new();
-    let plan = FaultPlan::default();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
+    let (world, plan) = World::with_faults();
     let mut settings = World::settings("w1");
     settings.sabotage.max_batch_rows = Some(3);
     let (client, worker) = (world.client(), world.worker_with(settings).await);

@@ -7,7 +7,7 @@ use taskhub_core::{
     EventKind, ExecutionId, ExecutionStarted, HistoryEvent, OrchestrationInstance, OrchestrationService,
     ParentInstance, TaskMessage,
 };
-use taskhub_testkit::faults::{Effect, FaultPlan, FaultyAccount, Rule};
+use taskhub_testkit::faults::{Effect, Rule};
 
 use crate::support::*;
 
@@ -39,10 +39,7 @@ fn start_of_child(world: &World, parent: &OrchestrationInstance) -> TaskMessage 
 
 /// The first worker's row is on its way for five minutes, in which it neither renews nor receives.
 async fn check(as_child: bool, write: &'static str) {
-    let plan = FaultPlan::default();
-    let mut world = World::new();
-    world.account = FaultyAccount::wrap(world.store.account(), &plan);
-    let world = world;
+    let (world, plan) = World::with_faults();
     let (client, first) = (world.client(), Arc::new(world.worker("w1").await));
     if as_child {
         start(&client, "p").await;

@@ -10,6 +10,7 @@ use taskhub_core::{
 use taskhub_storage::StorageAccount;
 use taskhub_storage::memory::MemoryStore;
 use taskhub_testkit::VirtualClock;
+use taskhub_testkit::faults::{FaultPlan, FaultyAccount};
 
 pub(crate) const SOON: Duration = Duration::from_secs(120);
 
@@ -27,6 +28,14 @@ impl World {
         let store = MemoryStore::new(clock.clone());
         let account = store.account();
         Self { clock, store, account }
+    }
+
+    /// A world whose requests can be made to fail.
+    pub(crate) fn with_faults() -> (Self, FaultPlan) {
+        let plan = FaultPlan::default();
+        let mut world = Self::new();
+        world.account = FaultyAccount::wrap(world.store.account(), &plan);
+        (world, plan)
     }
 
     /// A worker that takes no short cuts; see `economy.rs` for those that it takes by default.
