@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use taskhub_cli::args::Cli;
 use taskhub_cli::{Console, Environment};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::of_process(std::env::args_os()).unwrap_or_else(|error| error.exit());
     taskhub_cli::start_logging(cli.common.verbose);

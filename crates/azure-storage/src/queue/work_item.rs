@@ -83,6 +83,8 @@ pub(crate) struct WorkItemQueue {
     state: Arc<Mutex<State>>,
     /// Somebody in this process put a request, or handed one over.
     bell: Arc<Notify>,
+    /// A request has ended.
+    freed: Notify,
     /// Receives under way, which go on when whoever waits for them does not.
     receives: TaskTracker,
     waiting: AtomicUsize,
@@ -110,8 +112,12 @@ struct State {
     prepared: BTreeMap<String, Arc<HeldMessage>>,
     /// Requests whose answer is in this process, and not yet in a history.
     unsent: BTreeMap<String, Arc<HeldMessage>>,
+    /// Requests that anybody can receive, put by this process since it exists.
+    put_visible: u64,
     /// The queue had as much as was asked for.
     has_more: bool,
+    /// What was put visible, up to this one, has been looked for.
+    looked_up_to: u64,
     /// This process has put a request that anybody can receive.
     is_announced: bool,
     /// Activities that this worker does not have.
@@ -179,6 +185,11 @@ impl State {
         }
     }
 
+    /// Whether requests that this process could run may be in the queue.
+    fn may_have_queued(&self) -> bool {
+        self.has_more || self.looked_up_to < self.put_visible
+    }
+
     /// An answered request that is deleted needs no memory.
     fn settle(&mut self, message_id: &str, is_deleted: bool) {
         if is_deleted {
@@ -201,6 +212,7 @@ impl WorkItemQueue {
             queue,
             state: Arc::default(),
             bell: Arc::default(),
+            freed: Notify::new(),
             receives: TaskTracker::new(),
             waiting: AtomicUsize::new(0),
             poll: tokio::sync::Mutex::new(poll),
@@ -223,7 +235,10 @@ impl WorkItemQueue {
     }
 
     /// A slot of this process that is free, has not been promised to another request, and may have the activity;
-    /// none unless the settings ask for that.
+    /// none unless the settings ask for that. Without one, the request is to be put for anybody to receive.
+    ///
+    /// As long as requests may wait in the queue, the slots are theirs: they would wait for ever if newer ones went
+    /// past them.
     pub(crate) fn reserve(&self, request: &TaskMessage) -> Option<Reservation> {
         if !self.hub.settings.hands_off_activities() {
             return None;
@@ -234,10 +249,12 @@ impl WorkItemQueue {
             EventKind::TaskScheduled { name: Some(name), .. } if state.unknown.contains(name)
         );
         let is_free = state.free(self.waiting.load(Ordering::Relaxed)) > 0;
-        (is_free && !is_unknown).then(|| {
-            state.promised += 1;
-            Reservation { state: self.state.clone(), bell: self.bell.clone() }
-        })
+        if is_unknown || !is_free || state.may_have_queued() {
+            state.put_visible += 1;
+            return None;
+        }
+        state.promised += 1;
+        Some(Reservation { state: self.state.clone(), bell: self.bell.clone() })
     }
 
     /// Makes the answer to a locked request a message for its instance in this process. The lock ends.
@@ -249,7 +266,7 @@ impl WorkItemQueue {
         from: Sender,
     ) -> Option<HeldMessage> {
         let mut state = self.state();
-        let request = state.locked.remove(&token)?;
+        let request = self.unlock(&mut state, token)?;
         let requests = Requests(self.state.clone());
         let answer = HeldMessage::answering(&request, data, sender.clone(), from, requests);
         state.unsent.insert(request.message_id.clone(), request);
@@ -390,15 +407,21 @@ impl WorkItemQueue {
     /// When there is more in the queue than there were slots, gives activities that are about to end a moment, so
     /// that one receive brings several requests.
     async fn gather_slots(&self, stop: &CancellationToken) {
-        let is_worth_it = {
-            let state = self.state();
-            state.has_more && !state.locked.is_empty()
-        };
-        if is_worth_it {
+        let mut in_time = std::pin::pin!(tokio::time::sleep(GATHERING_TIME));
+        loop {
+            let is_worth_it = {
+                let state = self.state();
+                let free = state.free(self.waiting.load(Ordering::Relaxed));
+                state.has_more && !state.locked.is_empty() && free < state.slots.div_ceil(2)
+            };
+            if !is_worth_it {
+                return;
+            }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(GATHERING_TIME) => {}
+                () = stop.cancelled() => return,
+                () = self.freed.notified() => {}
+                () = &mut in_time => return,
             }
         }
     }
@@ -437,11 +460,19 @@ impl WorkItemQueue {
         let count = free.clamp(1, most) as u32;
         let (receiver, queue) = (self.receiver.clone(), self.queue.clone());
         let state = self.state.clone();
+        let looked_up_to = lock(&state).put_visible;
         let visibility = self.hub.settings.work_item_queue_visibility_timeout;
         let receive = self.receives.spawn(async move {
             let received = receiver.receive(&queue, count, visibility, Some(visibility / 2)).await?;
             let mut set_aside = received.unreadable;
-            lock(&state).has_more = received.messages.len() + set_aside >= count as usize && count > 1;
+            let is_full = received.messages.len() + set_aside >= count as usize;
+            {
+                let mut state = lock(&state);
+                state.has_more = is_full && count > 1;
+                if !is_full {
+                    state.looked_up_to = looked_up_to;
+                }
+            }
             for message in received.messages {
                 let answered = lock(&state).take_in(message);
                 if let Some(answered) = answered {
@@ -507,7 +538,13 @@ impl WorkItemQueue {
 
     /// Ends a lock.
     pub(crate) fn take(&self, token: LockToken) -> Option<Arc<HeldMessage>> {
-        self.state().locked.remove(&token)
+        self.unlock(&mut self.state(), token)
+    }
+
+    fn unlock(&self, state: &mut State, token: LockToken) -> Option<Arc<HeldMessage>> {
+        let request = state.locked.remove(&token);
+        self.freed.notify_one();
+        request
     }
 
     /// Makes everything that nobody works on visible again.
