@@ -43,7 +43,8 @@ pub fn state(state: &OrchestrationState) -> Value {
         "Status": state.custom_status,
         "Tags": tags(state.tags.as_ref()),
         "Version": state.version,
-        "Generation": state.generation,
+        // A row without the column, as sub-orchestrations and entities have it, is the first use of its id.
+        "Generation": state.generation.unwrap_or(0),
         "ScheduledStartTime": date(state.scheduled_start_at),
         "FailureDetails": null,
     })

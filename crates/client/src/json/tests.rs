@@ -114,3 +114,10 @@ fn a_state_has_dtfx_members_in_their_order() {
         r#"{"CompletedTime":"0001-01-01T00:00:00","CompressedSize":0,"CreatedTime":"2026-01-15T09:30:00.1234567Z","Input":null,"LastUpdatedTime":"2026-01-15T09:30:00.1234567Z","Name":"Greet","OrchestrationInstance":{"InstanceId":"order-17","ExecutionId":"e1"},"OrchestrationStatus":6,"Output":null,"ParentInstance":null,"Size":0,"Status":"null","Tags":{"env":"prod","owner":"José"},"Version":"","Generation":0,"ScheduledStartTime":null,"FailureDetails":null}"#
     );
 }
+
+#[test]
+fn a_state_without_a_generation_is_that_of_the_first_use_of_its_id() {
+    let mut entity = fake::state("@counter@a", OrchestrationStatus::Running);
+    entity.generation = None;
+    assert_eq!(state(&entity)["Generation"], 0);
+}
