@@ -36,7 +36,7 @@ async fn fill(hub: &TestHub, client: &TaskHubClient, instances: u128) -> Result<
             let events = keys.map(|key| Entity::new(id.as_str(), key).with("ExecutionId", "e"));
             let (rows, history) = (rows.as_str(), history.as_str());
             async move {
-                tables.transaction(history, events.map(TableOperation::Insert).to_vec()).await?;
+                tables.transaction(history, &events.map(TableOperation::Insert)).await?;
                 tables.execute(rows, TableOperation::Insert(row)).await
             }
         })

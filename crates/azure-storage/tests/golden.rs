@@ -149,7 +149,7 @@ fn restored(hub: &HubDump, row: &Entity) -> Option<Entity> {
         let blobs = large_blobs(hub);
         let (_, text) = blobs.into_iter().find(|(name, _)| name == blob_name)?;
         whole.set(column, text);
-        whole.columns.remove(&blob_column::blob_name_column(column));
+        whole.columns.remove(blob_column::blob_name_column(column).as_str());
     }
     Some(whole)
 }
@@ -187,7 +187,7 @@ fn every_history_row_is_written_back_with_the_same_columns() {
 }
 
 /// Columns of our row; for a 1.x capture, as 1.x writes them: no text `null`, no later members.
-fn columns(capture: &Capture, ours: Entity) -> BTreeMap<String, Value> {
+fn columns(capture: &Capture, ours: Entity) -> taskhub_storage::Properties {
     let mut columns = ours.columns;
     if capture.is_v1() {
         columns.remove("GenerateNewTrace");

@@ -71,12 +71,11 @@ impl Timestamp {
     /// Newtonsoft's form: up to 7 fractional digits without trailing zeros, none when zero, and `Z`;
     /// [`Timestamp::MIN`] has no `Z` because .NET's default date has no kind.
     pub fn to_iso(self) -> String {
-        let (date_time, fraction) = self.parts();
-        let mut text = date_time;
+        let (mut text, fraction) = self.parts();
         if fraction != 0 {
-            let digits = format!("{fraction:07}");
             text.push('.');
-            text.push_str(digits.trim_end_matches('0'));
+            push_digits(&mut text, fraction, 7);
+            text.truncate(text.trim_end_matches('0').len());
         }
         if self != Self::MIN {
             text.push('Z');
@@ -86,25 +85,40 @@ impl Timestamp {
 
     /// .NET's round-trip form `o`: always 7 fractional digits and `Z`.
     pub fn to_round_trip(self) -> String {
-        let (date_time, fraction) = self.parts();
-        format!("{date_time}.{fraction:07}Z")
+        let (mut text, fraction) = self.parts();
+        text.push('.');
+        push_digits(&mut text, fraction, 7);
+        text.push('Z');
+        text
     }
 
     fn parts(self) -> (String, i64) {
         let days = self.0.div_euclid(86_400 * TICKS_PER_SECOND);
         let in_day = self.0.rem_euclid(86_400 * TICKS_PER_SECOND);
         let date = Date::from_julian_day((days + FIRST_JULIAN_DAY) as i32).unwrap_or(Date::MIN);
+        let (year, month, day) = date.to_calendar_date();
         let seconds = in_day / TICKS_PER_SECOND;
-        let text = format!(
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
-            date.year(),
-            u8::from(date.month()),
-            date.day(),
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60
-        );
+        let mut text = String::with_capacity("0001-01-01T00:00:00.0000000Z".len());
+        push_digits(&mut text, i64::from(year), 4);
+        for (before, part) in [
+            ('-', i64::from(u8::from(month))),
+            ('-', i64::from(day)),
+            ('T', seconds / 3600),
+            (':', seconds / 60 % 60),
+            (':', seconds % 60),
+        ] {
+            text.push(before);
+            push_digits(&mut text, part, 2);
+        }
         (text, in_day % TICKS_PER_SECOND)
+    }
+}
+
+/// Appends the last `count` decimal digits of a number that is not negative. Every message and row has several
+/// dates: the formatting machinery would be among the largest costs of a worker.
+fn push_digits(text: &mut String, number: i64, count: u32) {
+    for place in (0..count).rev() {
+        text.push(char::from(b'0' + (number / 10_i64.pow(place) % 10) as u8));
     }
 }
 

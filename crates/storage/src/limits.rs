@@ -2,13 +2,14 @@
 //! and the service answers some with a misleading status. Each error carries the answer that the service
 //! would give.
 
-use std::collections::{BTreeMap, HashSet};
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use taskhub_core::Timestamp;
 
 use crate::blob::resource;
-use crate::{Entity, Error, Result, TableOperation, Value};
+use crate::{Entity, Error, Properties, Result, TableOperation, Value};
 
 /// Most messages in one receive or peek. Source: Azure Queue Storage, Get Messages.
 const MAX_MESSAGES: u32 = 32;
@@ -63,14 +64,16 @@ pub fn fits_queue_message(text: &str) -> bool {
         b'<' | b'>' => 4,
         _ => 1,
     };
-    text.bytes().map(escaped).sum::<usize>() <= MAX_MESSAGE_BYTES
+    text.len() <= MAX_MESSAGE_BYTES / 5 || text.bytes().map(escaped).sum::<usize>() <= MAX_MESSAGE_BYTES
 }
 
 /// The text travels as XML 1.0, which cannot say most control characters.
 pub(crate) fn check_message(operation: &'static str, queue: &str, text: &str) -> Result<()> {
     let forbidden =
         |c| matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
-    if text.chars().any(forbidden) {
+    // The first byte of those two is 0xEF.
+    let suspicious = |b: u8| b < 0x20 || b == 0xef;
+    if text.bytes().any(suspicious) && text.chars().any(forbidden) {
         return Err(Error::answered(operation, queue, 400, "InvalidXmlDocument"));
     }
     if !fits_queue_message(text) {
@@ -141,7 +144,7 @@ pub(crate) fn check_entity(operation: &'static str, table: &str, entity: &Entity
         if !is_property_name(name) {
             return refuse("PropertyNameInvalid");
         }
-        if name.chars().count() > 255 {
+        if name.len() > 255 && name.chars().count() > 255 {
             return refuse("PropertyNameTooLong");
         }
         match value {
@@ -164,7 +167,7 @@ pub(crate) fn check_row_size(
     table: &str,
     partition_key: &str,
     row_key: &str,
-    columns: &BTreeMap<String, Value>,
+    columns: &Properties,
 ) -> Result<()> {
     let utf16 = |text: &str| 2 * utf16_units(text);
     let mut bytes = 4 + utf16(partition_key) + utf16(row_key);
@@ -249,7 +252,7 @@ pub fn transaction_bytes(operation: &TableOperation) -> usize {
         | TableOperation::InsertOrMerge(entity) => &entity.columns,
         TableOperation::Delete { .. } => return keys,
     };
-    let column = |(name, value): (&String, &Value)| {
+    let column = |(name, value): (&Cow<'static, str>, &Value)| {
         name.len()
             + match value {
                 Value::String(text) => 6 + json_bytes(text),
@@ -279,7 +282,7 @@ fn is_property_name(name: &str) -> bool {
 }
 
 fn utf16_units(text: &str) -> usize {
-    text.encode_utf16().count()
+    if text.is_ascii() { text.len() } else { text.encode_utf16().count() }
 }
 
 /// 1601-01-01: the first date that a table can hold.

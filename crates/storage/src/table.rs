@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 
@@ -104,6 +105,9 @@ impl From<Timestamp> for Value {
     }
 }
 
+/// Properties of a row by name. Names are mostly those of our own layout.
+pub type Properties = BTreeMap<Cow<'static, str>, Value>;
+
 /// A row. Keys may hold anything but `/ \ # ?` and control characters, at most 1 KiB of UTF-16 each.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Entity {
@@ -116,7 +120,7 @@ pub struct Entity {
     /// When the service last wrote the row; set on read, ignored on write.
     pub timestamp: Option<Timestamp>,
     /// All other properties by name.
-    pub columns: BTreeMap<String, Value>,
+    pub columns: Properties,
 }
 
 impl Entity {
@@ -126,13 +130,13 @@ impl Entity {
     }
 
     /// Sets a column.
-    pub fn set(&mut self, name: impl Into<String>, value: impl Into<Value>) {
+    pub fn set(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Value>) {
         self.columns.insert(name.into(), value.into());
     }
 
     /// Adds a column.
     #[must_use]
-    pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
         self.set(name, value);
         self
     }
@@ -235,7 +239,7 @@ pub trait TableStore: Send + Sync + Debug {
 
     /// Carries out 1 to 100 operations on different rows of one partition, all or none, and returns the
     /// new versions in order. An error is that of the first operation that failed.
-    async fn transaction(&self, table: &str, operations: Vec<TableOperation>) -> Result<Vec<Option<ETag>>>;
+    async fn transaction(&self, table: &str, operations: &[TableOperation]) -> Result<Vec<Option<ETag>>>;
 
     /// One page of rows.
     async fn query(&self, table: &str, query: &TableQuery) -> Result<EntityPage>;

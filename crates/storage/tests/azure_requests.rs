@@ -107,7 +107,7 @@ async fn a_failure_inside_a_transaction_is_an_error_with_its_index() {
             condition: Condition::Any,
         },
     ];
-    let error = server.account(key()).tables.transaction("table", operations).await.unwrap_err();
+    let error = server.account(key()).tables.transaction("table", &operations).await.unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Conflict, Some(412)));
     assert_eq!(error.code(), Some("UpdateConditionNotSatisfied"));
     assert!(error.to_string().starts_with("1: "), "{error}");

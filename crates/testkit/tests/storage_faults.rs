@@ -130,7 +130,7 @@ async fn send(operation: Operation, account: &StorageAccount, fixture: &Fixture)
                 TableOperation::Insert(Entity::new("p", "new")),
                 TableOperation::Merge(patch(), same_row()),
             ];
-            text(tables.transaction("table", operations).await)
+            text(tables.transaction("table", &operations).await)
         }
         "CreateContainer" => text(blobs.create_container("new").await),
         "DeleteContainer" => text(blobs.delete_container("blobs", None).await),

@@ -354,10 +354,10 @@ impl TableManager {
         &self,
         leases: &[&PartitionLease],
     ) -> Result<Option<Vec<PartitionLease>>, ServiceError> {
-        let operations = leases.iter().map(|lease| replace(lease)).collect();
+        let operations = leases.iter().map(|lease| replace(lease)).collect::<Vec<_>>();
         let table = self.hub.names.partitions_table();
         self.bounded(async {
-            match self.hub.account.tables.transaction(&table, operations).await {
+            match self.hub.account.tables.transaction(&table, &operations).await {
                 Ok(etags) => {
                     let written = leases.iter().zip(etags);
                     Ok(Some(

@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    fn row(column: &str, text: &str) -> Entity {
+    fn row(column: &'static str, text: &str) -> Entity {
         Entity::new("order^042", "000000000000000A").with("EventType", "TaskCompleted").with(column, text)
     }
 

@@ -73,7 +73,7 @@ pub fn checkpoint<'a>(
     row.set("TaskHubName", context.hub.as_str());
     for (event, history) in rows {
         row.set("LastUpdatedTime", event.timestamp);
-        let mut copy = |to: &str, from: &str, text: Option<&str>| {
+        let mut copy = |to: &'static str, from: &str, text: Option<&str>| {
             set_text(&mut row, to, text_or_url(history, from, text, context.container_url).as_deref());
         };
         match &event.kind {
@@ -173,7 +173,7 @@ pub fn repair<'a>(
     let mut begun = false;
     for (event, history) in rows {
         row.set("LastUpdatedTime", event.timestamp);
-        let mut copy = |to: &str, from: &str, text: Option<&str>| {
+        let mut copy = |to: &'static str, from: &str, text: Option<&str>| {
             set_text(&mut row, to, text_or_url(history, from, text, context.container_url).as_deref());
         };
         match &event.kind {
@@ -273,13 +273,13 @@ fn new_row(instance_id: &InstanceId) -> Entity {
     Entity::new(key::escape(instance_id.as_str()), "")
 }
 
-fn set_text(row: &mut Entity, name: &str, text: Option<&str>) {
+fn set_text(row: &mut Entity, name: &'static str, text: Option<&str>) {
     if let Some(text) = text {
         row.set(name, text);
     }
 }
 
-fn set_date(row: &mut Entity, name: &str, at: Option<Timestamp>) {
+fn set_date(row: &mut Entity, name: &'static str, at: Option<Timestamp>) {
     if let Some(at) = at {
         row.set(name, at);
     }

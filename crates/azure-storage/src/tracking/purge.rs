@@ -121,7 +121,7 @@ pub(super) async fn delete_rows(
     stream::iter(operations.chunks(MAX_DELETE_ROWS).map(<[_]>::to_vec))
         .map(|batch| async {
             let rows = batch.len() as u64;
-            match tables.transaction(table, batch.clone()).await {
+            match tables.transaction(table, &batch).await {
                 Ok(_) => Ok(rows),
                 // Somebody else deletes too: one by one, skipping what is gone.
                 Err(e) if e.kind() == storage::ErrorKind::NotFound => {

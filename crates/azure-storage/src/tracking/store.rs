@@ -238,29 +238,28 @@ impl TrackingStore {
         let HistoryCommit { instance, first_row, events, etag } = commit;
         let execution_id = instance.execution_id.clone().unwrap_or_default();
         let partition_key = key::escape(instance.instance_id.as_str());
-        let mut rows = Vec::with_capacity(events.len());
+        let mut writes = Vec::with_capacity(events.len());
         let mut blobs = Vec::new();
         for (at, event) in events.iter().enumerate() {
             let index = (first_row + at) as u64;
             let mut row = history_row::write(&partition_key, index, &execution_id, event);
             blobs.extend(blob_column::offload_history(&mut row, &*self.hub.ids));
-            rows.push(row);
+            writes.push(TableOperation::InsertOrReplace(row));
         }
         let blob_names = self.upload(blobs).await?;
 
         let mut etag = etag.cloned();
-        let mut unwritten = rows.as_slice();
         let max_rows = self.hub.settings.max_batch_rows(MAX_BATCH_ROWS, events);
-        for batch in batches_of(&rows, max_rows) {
-            let (written, rest) = unwritten.split_at(batch.len());
-            unwritten = rest;
-            let last = rest.is_empty();
+        let mut batches = batches_of(writes, max_rows);
+        let last = batches.len().saturating_sub(1);
+        for (at, batch) in batches.iter_mut().enumerate() {
+            let completed_at = (at == last).then(|| self.hub.clock.now());
             let stored =
-                self.commit_batch(batch, written, instance, &execution_id, etag.as_ref(), last).await;
+                self.commit_batch(batch, instance, &execution_id, etag.as_ref(), completed_at).await;
             etag = Some(stored.map_err(|failure| CommitFailure {
                 // Whoever goes on does so with the events of the batches before, which must be followed by their
                 // messages.
-                is_lost: failure.is_lost && written.len() + unwritten.len() == rows.len(),
+                is_lost: failure.is_lost && at == 0,
                 ..failure
             })?);
         }
@@ -270,20 +269,23 @@ impl TrackingStore {
                 format!("an episode without events. instance=`{}`", instance.instance_id),
             )
         })?;
-        Ok(CommittedHistory { etag, rows, blob_names })
+        let rows = batches.into_iter().flatten().filter_map(|write| match write {
+            TableOperation::InsertOrReplace(row) => Some(row),
+            _ => None,
+        });
+        Ok(CommittedHistory { etag, rows: rows.collect(), blob_names })
     }
 
+    /// Writes a batch and the sentinel, which says when the checkpoint was complete if this is its last batch.
     async fn commit_batch(
         &self,
-        mut batch: Vec<TableOperation>,
-        written: &[Entity],
+        batch: &mut Vec<TableOperation>,
         instance: &OrchestrationInstance,
         execution_id: &ExecutionId,
         etag: Option<&ETag>,
-        last: bool,
+        completed_at: Option<Timestamp>,
     ) -> Result<ETag, CommitFailure> {
         let partition_key = key::escape(instance.instance_id.as_str());
-        let completed_at = last.then(|| self.hub.clock.now());
         let row = sentinel::write(&partition_key, execution_id, completed_at);
         batch.push(match etag {
             _ if self.hub.settings.planted(Planted::CommitWithoutEtag) => TableOperation::InsertOrMerge(row),
@@ -291,7 +293,9 @@ impl TrackingStore {
             None => TableOperation::Insert(row),
         });
         let table = self.hub.names.history_table();
-        match self.hub.account.tables.transaction(&table, batch).await {
+        let stored = self.hub.account.tables.transaction(&table, batch).await;
+        batch.pop();
+        match stored {
             Ok(etags) => Ok(etags.into_iter().next_back().flatten().ok_or_else(|| {
                 self.hub.unreadable("the history was written but its version is unknown", "no ETag answered")
             })?),
@@ -302,13 +306,13 @@ impl TrackingStore {
             {
                 // The answer to an earlier attempt may have been lost: then what is stored is what we wrote.
                 let ours = match completed_at {
-                    Some(at) => self.stored_as_written(instance, execution_id, at, written).await?,
+                    Some(at) => self.stored_as_written(instance, execution_id, at, batch).await?,
                     None => None,
                 };
                 if let Some(ours) = ours {
                     return Ok(ours);
                 }
-                let is_lost = !e.maybe_applied() || self.is_taken(instance, written).await.unwrap_or(false);
+                let is_lost = !e.maybe_applied() || self.is_taken(instance, batch).await.unwrap_or(false);
                 let error = ServiceError::with_source(
                     ErrorKind::SessionAborted,
                     format!(
@@ -332,9 +336,9 @@ impl TrackingStore {
     async fn is_taken(
         &self,
         instance: &OrchestrationInstance,
-        written: &[Entity],
+        batch: &[TableOperation],
     ) -> Result<bool, ServiceError> {
-        let Some(first) = written.first() else { return Ok(false) };
+        let Some(first) = rows(batch).next() else { return Ok(false) };
         let table = self.hub.names.history_table();
         let stored = self.hub.account.tables.get_entity(&table, &first.partition_key, &first.row_key).await;
         let stored = stored.map_err(|e| {
@@ -352,9 +356,9 @@ impl TrackingStore {
         instance: &OrchestrationInstance,
         execution_id: &ExecutionId,
         completed_at: Timestamp,
-        written: &[Entity],
+        batch: &[TableOperation],
     ) -> Result<Option<ETag>, ServiceError> {
-        let (Some(first), Some(last)) = (written.first(), written.last()) else { return Ok(None) };
+        let (Some(first), Some(last)) = (rows(batch).next(), rows(batch).last()) else { return Ok(None) };
         let stored = self
             .sentinel(&instance.instance_id)
             .await?
@@ -373,7 +377,7 @@ impl TrackingStore {
         let page = page.map_err(|e| {
             self.hub.failed(format!("cannot read the history. instance=`{}`", instance.instance_id), e)
         })?;
-        let same = page.entities.iter().map(|row| &row.columns).eq(written.iter().map(|row| &row.columns));
+        let same = page.entities.iter().map(|row| &row.columns).eq(rows(batch).map(|row| &row.columns));
         Ok(stored.etag.filter(|_| same))
     }
 
@@ -414,8 +418,16 @@ impl TrackingStore {
     }
 }
 
-fn batches_of(rows: &[Entity], max_rows: usize) -> Vec<Vec<TableOperation>> {
-    let mut operations = rows.iter().map(|row| TableOperation::InsertOrReplace(row.clone())).peekable();
+/// The rows of a batch, which are all written alike.
+fn rows(batch: &[TableOperation]) -> impl Iterator<Item = &Entity> {
+    batch.iter().filter_map(|write| match write {
+        TableOperation::InsertOrReplace(row) => Some(row),
+        _ => None,
+    })
+}
+
+fn batches_of(writes: Vec<TableOperation>, max_rows: usize) -> Vec<Vec<TableOperation>> {
+    let mut operations = writes.into_iter().peekable();
     let mut batches = Vec::new();
     while operations.peek().is_some() {
         batches.push(next_batch(&mut operations, max_rows));
@@ -455,8 +467,8 @@ mod tests {
     #[track_caller]
     fn check(text: &str, rows: usize, expected: &[usize]) {
         let row = |n: usize| Entity::new("p", history_row::row_key(n as u64)).with("Result", text);
-        let rows: Vec<_> = (0..rows).map(row).collect();
-        let batches = batches_of(&rows, MAX_BATCH_ROWS);
+        let writes = (0..rows).map(row).map(TableOperation::InsertOrReplace).collect();
+        let batches = batches_of(writes, MAX_BATCH_ROWS);
         for batch in &batches {
             let sent: usize = batch.iter().map(storage::transaction_bytes).sum();
             assert!(sent + SENTINEL_BYTES <= storage::MAX_TRANSACTION_BYTES);

@@ -25,7 +25,7 @@ pub(super) fn to_json(entity: &Entity) -> Map<String, Json> {
             Value::Guid(id) => (Json::from(id.to_string()), Some("Edm.Guid")),
             Value::Binary(data) => (Json::from(BASE64.encode(data)), Some("Edm.Binary")),
         };
-        json.insert(name.clone(), value);
+        json.insert(name.to_string(), value);
         if let Some(edm) = edm {
             json.insert(format!("{name}@odata.type"), Json::from(edm));
         }
@@ -64,7 +64,7 @@ pub(super) fn from_json(json: Map<String, Json>) -> Result<Entity, String> {
             (_, value) => {
                 let edm = types.get(&name).map(String::as_str);
                 let value = value_of(value, edm).ok_or_else(|| name.clone())?;
-                entity.columns.insert(name, value);
+                entity.columns.insert(name.into(), value);
             }
         }
     }

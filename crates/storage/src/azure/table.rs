@@ -166,14 +166,14 @@ impl TableStore for Tables {
         sent.map_err(|error| failure(name, table, &error, &answer))
     }
 
-    async fn transaction(&self, table: &str, operations: Vec<TableOperation>) -> Result<Vec<Option<ETag>>> {
+    async fn transaction(&self, table: &str, operations: &[TableOperation]) -> Result<Vec<Option<ETag>>> {
         let name = "EntityGroupTransaction";
-        check_transaction(name, table, &operations)?;
+        check_transaction(name, table, operations)?;
         let answer = Answer::default();
         let failed = |error: azure_core::Error| failure(name, table, &error, &answer);
         let partition_key = operations.first().map(|operation| operation.keys().0).unwrap_or_default();
         let mut transaction = self.table(table).partition_key_client(quoted(partition_key)).transaction();
-        for operation in &operations {
+        for operation in operations {
             transaction = add(transaction, operation).map_err(failed)?;
         }
         let done = transaction.context(answer.context()).await.map_err(failed)?;

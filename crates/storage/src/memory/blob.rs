@@ -8,7 +8,7 @@ use taskhub_core::Timestamp;
 use uuid::Uuid;
 
 use super::lease::{Lease, Protected};
-use super::{MemoryStore, State};
+use super::{Containers, MemoryStore};
 use crate::blob::resource;
 use crate::limits::{check_blob_name, check_dns_name, check_lease_duration};
 use crate::{Blob, BlobItem, BlobPage, BlobProperties, BlobStore, Condition, ETag, Error, PutBlob, Result};
@@ -62,9 +62,9 @@ impl Container {
     }
 }
 
-impl State {
+impl Containers {
     fn container(&mut self, operation: &'static str, container: &str) -> Result<&mut Container> {
-        self.containers
+        self.by_name
             .get_mut(container)
             .ok_or_else(|| Error::answered(operation, container, 404, "ContainerNotFound"))
     }
@@ -89,7 +89,7 @@ impl MemoryStore {
         action: impl FnOnce(&mut Lease, Timestamp) -> std::result::Result<(), &'static str>,
     ) -> Result<()> {
         let now = self.now();
-        let mut state = self.lock();
+        let mut state = self.container_state();
         let lease = state.lease(operation, container, blob)?;
         action(lease, now).map_err(|code| Error::answered(operation, resource(container, blob), 409, code))
     }
@@ -100,28 +100,28 @@ impl BlobStore for MemoryStore {
     async fn create_container(&self, container: &str) -> Result<bool> {
         self.begin().await;
         check_dns_name("CreateContainer", container)?;
-        let mut state = self.lock();
-        let created = !state.containers.contains_key(container);
-        state.containers.entry(container.to_owned()).or_default();
+        let mut state = self.container_state();
+        let created = !state.by_name.contains_key(container);
+        state.by_name.entry(container.to_owned()).or_default();
         Ok(created)
     }
 
     async fn delete_container(&self, container: &str, lease_id: Option<Uuid>) -> Result<()> {
         self.begin().await;
         let now = self.now();
-        let mut state = self.lock();
+        let mut state = self.container_state();
         let found = state.container("DeleteContainer", container)?;
         found
             .lease
             .check_write(Protected::Container, lease_id, now)
             .map_err(|code| Error::answered("DeleteContainer", container, 412, code))?;
-        state.containers.remove(container);
+        state.by_name.remove(container);
         Ok(())
     }
 
     async fn list_containers(&self, prefix: &str) -> Result<Vec<String>> {
         self.begin().await;
-        Ok(self.lock().containers.keys().filter(|name| name.starts_with(prefix)).cloned().collect())
+        Ok(self.container_state().by_name.keys().filter(|name| name.starts_with(prefix)).cloned().collect())
     }
 
     fn container_url(&self, container: &str) -> String {
@@ -137,8 +137,8 @@ impl BlobStore for MemoryStore {
             return refuse(400, "MultipleConditionHeadersNotSupported");
         }
         let now = self.now();
-        let mut state = self.lock();
-        let version = state.next();
+        let mut state = self.container_state();
+        let version = self.state.next();
         let found = state.container("PutBlob", container)?;
         let existing = found.blobs.get(blob);
         if options.create_only && existing.is_some() {
@@ -160,8 +160,8 @@ impl BlobStore for MemoryStore {
         self.begin().await;
         check_blob_name("GetBlob", container, blob)?;
         let now = self.now();
-        let state = self.lock();
-        let found = state.containers.get(container).and_then(|container| container.blobs.get(blob));
+        let state = self.container_state();
+        let found = state.by_name.get(container).and_then(|container| container.blobs.get(blob));
         Ok(found.map(|blob| blob.to_blob(now)))
     }
 
@@ -169,8 +169,8 @@ impl BlobStore for MemoryStore {
         self.begin().await;
         check_blob_name("GetBlobProperties", container, blob)?;
         let now = self.now();
-        let state = self.lock();
-        let found = state.containers.get(container).and_then(|container| container.blobs.get(blob));
+        let state = self.container_state();
+        let found = state.by_name.get(container).and_then(|container| container.blobs.get(blob));
         Ok(found.map(|blob| blob.properties(now)))
     }
 
@@ -178,7 +178,7 @@ impl BlobStore for MemoryStore {
         self.begin().await;
         check_blob_name("DeleteBlob", container, blob)?;
         let now = self.now();
-        let mut state = self.lock();
+        let mut state = self.container_state();
         let lease = *state.lease("DeleteBlob", container, Some(blob))?;
         lease
             .check_write(Protected::Blob, lease_id, now)
@@ -195,7 +195,7 @@ impl BlobStore for MemoryStore {
     ) -> Result<BlobPage> {
         self.begin().await;
         let now = self.now();
-        let mut state = self.lock();
+        let mut state = self.container_state();
         let limit = state.page_limit.unwrap_or(PAGE_BLOBS).min(PAGE_BLOBS);
         let found = state.container("ListBlobs", container)?;
         let from = continuation.as_deref().unwrap_or(prefix).max(prefix);

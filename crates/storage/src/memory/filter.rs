@@ -7,19 +7,18 @@ mod parse;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
 use taskhub_core::Timestamp;
 
 use super::table::ordinal;
-use crate::Value;
+use crate::{Properties, Value};
 
 /// What a filter can ask of a row.
 pub(super) struct Columns<'a> {
     pub(super) partition_key: &'a str,
     pub(super) row_key: &'a str,
     pub(super) written_at: Timestamp,
-    pub(super) columns: &'a BTreeMap<String, Value>,
+    pub(super) columns: &'a Properties,
 }
 
 impl<'a> Columns<'a> {

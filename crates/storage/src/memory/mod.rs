@@ -17,6 +17,7 @@ mod table;
 pub use inspect::StoredMessage;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use taskhub_core::{Clock, Timestamp};
@@ -32,29 +33,37 @@ const BASE_URL: &str = "http://127.0.0.1:10000/devstoreaccount1";
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     base_url: Arc<str>,
-    state: Arc<Mutex<State>>,
+    state: Arc<State>,
 }
 
+/// Each service has a lock of its own, so that requests to different ones do not wait for each other.
 #[derive(Debug, Default)]
 struct State {
     /// Ids and versions are taken from here.
-    counter: u64,
-    /// Time stamp of the last write to any table; the next one is later even if the clock stands still.
-    last_write_at: Option<Timestamp>,
-    /// Most rows or blobs that one page looks at, if fewer than the service's.
-    page_limit: Option<usize>,
-    queues: BTreeMap<String, queue::Queue>,
-    /// By lower-case name.
-    tables: BTreeMap<String, table::Table>,
-    containers: BTreeMap<String, blob::Container>,
+    counter: AtomicU64,
+    queues: Mutex<BTreeMap<String, queue::Queue>>,
+    tables: Mutex<Tables>,
+    containers: Mutex<Containers>,
 }
 
-impl State {
-    fn next(&mut self) -> u64 {
-        self.counter += 1;
-        self.counter
-    }
+#[derive(Debug, Default)]
+struct Tables {
+    /// Time stamp of the last write to any table; the next one is later even if the clock stands still.
+    last_write_at: Option<Timestamp>,
+    /// Most rows that one page looks at, if fewer than the service's.
+    page_limit: Option<usize>,
+    /// By lower-case name.
+    by_name: BTreeMap<String, table::Table>,
+}
 
+#[derive(Debug, Default)]
+struct Containers {
+    /// Most blobs that one page looks at, if fewer than the service's.
+    page_limit: Option<usize>,
+    by_name: BTreeMap<String, blob::Container>,
+}
+
+impl Tables {
     /// The time stamp of a write to a table, which is also its version.
     fn stamp(&mut self, now: Timestamp) -> Timestamp {
         let earliest = self.last_write_at.map_or(now, |last| Timestamp::from_ticks(last.ticks() + 1));
@@ -62,13 +71,22 @@ impl State {
         self.last_write_at = Some(stamp);
         stamp
     }
+}
 
-    /// A GUID from the counter; `kind` tells apart what it names.
-    fn next_guid(&mut self, kind: u16) -> Uuid {
-        let count = self.next();
-        uuid::Builder::from_random_bytes(((u128::from(kind) << 112) | u128::from(count)).to_be_bytes())
-            .into_uuid()
+impl State {
+    fn next(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed) + 1
     }
+}
+
+/// A GUID from the counter; `kind` tells apart what it names.
+fn guid(kind: u16, count: u64) -> Uuid {
+    uuid::Builder::from_random_bytes(((u128::from(kind) << 112) | u128::from(count)).to_be_bytes())
+        .into_uuid()
+}
+
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl MemoryStore {
@@ -94,8 +112,16 @@ impl MemoryStore {
         self.clock.now()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue_state(&self) -> MutexGuard<'_, BTreeMap<String, queue::Queue>> {
+        lock(&self.state.queues)
+    }
+
+    fn table_state(&self) -> MutexGuard<'_, Tables> {
+        lock(&self.state.tables)
+    }
+
+    fn container_state(&self) -> MutexGuard<'_, Containers> {
+        lock(&self.state.containers)
     }
 
     /// Lets other tasks run, then begins the request.

@@ -4,7 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskhub_core::Timestamp;
 
-use super::{MemoryStore, State};
+use super::{MemoryStore, State, guid};
 use crate::limits::{check_count, check_delay, check_dns_name, check_message};
 use crate::{Error, PopReceipt, PutReceipt, QueueMessage, QueueStore, Result};
 
@@ -86,27 +86,31 @@ impl Queue {
     }
 }
 
-impl State {
-    fn queue(&mut self, operation: &'static str, queue: &str) -> Result<&mut Queue> {
-        self.queues.get_mut(queue).ok_or_else(|| Error::answered(operation, queue, 404, "QueueNotFound"))
-    }
+fn find<'a>(
+    queues: &'a mut BTreeMap<String, Queue>,
+    operation: &'static str,
+    queue: &str,
+) -> Result<&'a mut Queue> {
+    queues.get_mut(queue).ok_or_else(|| Error::answered(operation, queue, 404, "QueueNotFound"))
+}
 
+impl State {
     /// A new message that is in no queue yet, with its place in the order. It has no receipt.
-    pub(super) fn new_message(&mut self, text: String, now: Timestamp) -> (u64, Message) {
-        let id = self.next_guid(MESSAGE_IDS).to_string();
+    pub(super) fn new_message(&self, text: String, now: Timestamp) -> (u64, Message) {
+        let sequence = self.next();
         let message = Message {
-            id,
+            id: guid(MESSAGE_IDS, sequence).to_string(),
             token: String::new(),
             text,
             inserted_at: now.truncated_to_second(),
             next_visible_at: now,
             dequeue_count: 0,
         };
-        (self.counter, message)
+        (sequence, message)
     }
 
-    fn next_token(&mut self) -> String {
-        self.next_guid(RECEIPTS).to_string()
+    fn next_token(&self) -> String {
+        guid(RECEIPTS, self.next()).to_string()
     }
 }
 
@@ -115,15 +119,15 @@ impl QueueStore for MemoryStore {
     async fn create_queue(&self, queue: &str) -> Result<bool> {
         self.begin().await;
         check_dns_name("CreateQueue", queue)?;
-        let mut state = self.lock();
-        let created = !state.queues.contains_key(queue);
-        state.queues.entry(queue.to_owned()).or_default();
+        let mut queues = self.queue_state();
+        let created = !queues.contains_key(queue);
+        queues.entry(queue.to_owned()).or_default();
         Ok(created)
     }
 
     async fn delete_queue(&self, queue: &str) -> Result<()> {
         self.begin().await;
-        match self.lock().queues.remove(queue) {
+        match self.queue_state().remove(queue) {
             Some(_) => Ok(()),
             None => Err(Error::answered("DeleteQueue", queue, 404, "QueueNotFound")),
         }
@@ -131,7 +135,7 @@ impl QueueStore for MemoryStore {
 
     async fn list_queues(&self, prefix: &str) -> Result<Vec<String>> {
         self.begin().await;
-        Ok(self.lock().queues.keys().filter(|name| name.starts_with(prefix)).cloned().collect())
+        Ok(self.queue_state().keys().filter(|name| name.starts_with(prefix)).cloned().collect())
     }
 
     async fn put_message(&self, queue: &str, text: &str, delay: Duration) -> Result<PutReceipt> {
@@ -139,17 +143,17 @@ impl QueueStore for MemoryStore {
         let delay = check_delay("PutMessage", queue, delay)?;
         check_message("PutMessage", queue, text)?;
         let now = self.now();
-        let mut state = self.lock();
-        state.queue("PutMessage", queue)?;
-        let (sequence, mut message) = state.new_message(text.to_owned(), now);
-        message.token = state.next_token();
+        let mut queues = self.queue_state();
+        let found = find(&mut queues, "PutMessage", queue)?;
+        let (sequence, mut message) = self.state.new_message(text.to_owned(), now);
+        message.token = self.state.next_token();
         message.next_visible_at = now + delay;
         let receipt = PutReceipt {
             receipt: PopReceipt { message_id: message.id.clone(), token: message.token.clone() },
             inserted_at: message.inserted_at,
             next_visible_at: message.next_visible_at,
         };
-        state.queue("PutMessage", queue)?.insert(sequence, message);
+        found.insert(sequence, message);
         Ok(receipt)
     }
 
@@ -166,15 +170,14 @@ impl QueueStore for MemoryStore {
             return Err(Error::answered("GetMessages", queue, 400, "OutOfRangeQueryParameterValue"));
         }
         let now = self.now();
-        let mut state = self.lock();
-        let chosen = state.queue("GetMessages", queue)?.first_visible(count, now);
+        let mut queues = self.queue_state();
+        let queue = find(&mut queues, "GetMessages", queue)?;
+        let chosen = queue.first_visible(count, now);
         let mut received = Vec::with_capacity(chosen.len());
         for sequence in chosen {
-            let token = state.next_token();
-            let queue = state.queue("GetMessages", queue)?;
             queue.hide(sequence, now + timeout);
             let Some(message) = queue.messages.get_mut(&sequence) else { continue };
-            message.token = token;
+            message.token = self.state.next_token();
             message.dequeue_count = message.dequeue_count.saturating_add(1);
             received.push(QueueMessage {
                 receipt: PopReceipt { message_id: message.id.clone(), token: message.token.clone() },
@@ -191,8 +194,8 @@ impl QueueStore for MemoryStore {
         self.begin().await;
         check_count("PeekMessages", queue, count)?;
         let now = self.now();
-        let mut state = self.lock();
-        let queue = state.queue("PeekMessages", queue)?;
+        let mut queues = self.queue_state();
+        let queue = find(&mut queues, "PeekMessages", queue)?;
         let chosen = queue.first_visible(count, now);
         let peeked = chosen.iter().filter_map(|sequence| queue.messages.get(sequence));
         Ok(peeked
@@ -217,12 +220,12 @@ impl QueueStore for MemoryStore {
         let timeout = check_delay("UpdateMessage", queue, visibility_timeout)?;
         check_message("UpdateMessage", queue, text)?;
         let until = self.now() + timeout;
-        let mut state = self.lock();
-        let sequence = state.queue("UpdateMessage", queue)?.find("UpdateMessage", queue, receipt)?;
-        let token = state.next_token();
-        let queue = state.queue("UpdateMessage", queue)?;
-        queue.hide(sequence, until);
-        if let Some(message) = queue.messages.get_mut(&sequence) {
+        let mut queues = self.queue_state();
+        let found = find(&mut queues, "UpdateMessage", queue)?;
+        let sequence = found.find("UpdateMessage", queue, receipt)?;
+        let token = self.state.next_token();
+        found.hide(sequence, until);
+        if let Some(message) = found.messages.get_mut(&sequence) {
             message.token.clone_from(&token);
             text.clone_into(&mut message.text);
         }
@@ -231,8 +234,8 @@ impl QueueStore for MemoryStore {
 
     async fn delete_message(&self, queue: &str, receipt: &PopReceipt) -> Result<()> {
         self.begin().await;
-        let mut state = self.lock();
-        let messages = state.queue("DeleteMessage", queue)?;
+        let mut queues = self.queue_state();
+        let messages = find(&mut queues, "DeleteMessage", queue)?;
         let sequence = messages.find("DeleteMessage", queue, receipt)?;
         messages.remove(sequence);
         Ok(())
@@ -240,6 +243,6 @@ impl QueueStore for MemoryStore {
 
     async fn message_count(&self, queue: &str) -> Result<u64> {
         self.begin().await;
-        Ok(self.lock().queue("GetQueueMetadata", queue)?.messages.len() as u64)
+        Ok(find(&mut self.queue_state(), "GetQueueMetadata", queue)?.messages.len() as u64)
     }
 }

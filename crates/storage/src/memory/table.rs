@@ -8,13 +8,13 @@ use base64::engine::general_purpose::URL_SAFE as BASE64;
 use taskhub_core::Timestamp;
 
 use super::filter::{Columns, Filter};
-use super::{MemoryStore, State};
+use super::{MemoryStore, Tables};
 use crate::limits::{
     MAX_ROWS, check_key, check_operation, check_row_size, check_table_name, check_transaction,
 };
 use crate::operation::Operation;
 use crate::{
-    Condition, ETag, Entity, EntityPage, Error, Result, TableOperation, TableQuery, TableStore, Value,
+    Condition, ETag, Entity, EntityPage, Error, Properties, Result, TableOperation, TableQuery, TableStore,
 };
 
 /// Keys of a row in the service's order: UTF-16 units, partition key first.
@@ -39,18 +39,18 @@ impl PartialOrd for Keys {
 
 /// Order of UTF-16 units, which differs from that of UTF-8 only for characters outside the basic plane.
 pub(super) fn ordinal(a: &str, b: &str) -> Ordering {
-    a.encode_utf16().cmp(b.encode_utf16())
+    if a.is_ascii() && b.is_ascii() { a.cmp(b) } else { a.encode_utf16().cmp(b.encode_utf16()) }
 }
 
 #[derive(Debug, Clone)]
 struct Row {
-    columns: BTreeMap<String, Value>,
+    columns: Properties,
     etag: ETag,
     written_at: Timestamp,
 }
 
 impl Row {
-    fn new(columns: BTreeMap<String, Value>, stamp: Timestamp) -> Self {
+    fn new(columns: Properties, stamp: Timestamp) -> Self {
         let etag = ETag::new(format!("W/\"datetime'{}'\"", stamp.to_round_trip().replace(':', "%3A")));
         Self { columns, etag, written_at: stamp }
     }
@@ -81,7 +81,7 @@ impl Table {
     fn plan(
         &self,
         operation: &'static str,
-        write: TableOperation,
+        write: &TableOperation,
         stamp: Timestamp,
     ) -> Result<(Keys, Option<Row>)> {
         let (partition_key, row_key) = write.keys();
@@ -95,9 +95,9 @@ impl Table {
             }
             (Some(row), _) => Ok(row),
         };
-        let merged = |row: Option<&Row>, columns: BTreeMap<String, Value>| {
+        let merged = |row: Option<&Row>, columns: &Properties| {
             let mut all = row.map(|row| row.columns.clone()).unwrap_or_default();
-            all.extend(columns);
+            all.extend(columns.iter().map(|(name, value)| (name.clone(), value.clone())));
             check_row_size(operation, &self.name, &keys.partition_key, &keys.row_key, &all)?;
             Ok(all)
         };
@@ -105,15 +105,15 @@ impl Table {
             TableOperation::Insert(_) if existing.is_some() => {
                 return Err(refuse(409, "EntityAlreadyExists"));
             }
-            TableOperation::Insert(entity) | TableOperation::InsertOrReplace(entity) => entity.columns,
-            TableOperation::InsertOrMerge(entity) => merged(existing, entity.columns)?,
+            TableOperation::Insert(entity) | TableOperation::InsertOrReplace(entity) => entity.columns.clone(),
+            TableOperation::InsertOrMerge(entity) => merged(existing, &entity.columns)?,
             TableOperation::Replace(entity, condition) => {
-                matching(&condition)?;
-                entity.columns
+                matching(condition)?;
+                entity.columns.clone()
             }
-            TableOperation::Merge(entity, condition) => merged(Some(matching(&condition)?), entity.columns)?,
+            TableOperation::Merge(entity, condition) => merged(Some(matching(condition)?), &entity.columns)?,
             TableOperation::Delete { condition, .. } => {
-                matching(&condition)?;
+                matching(condition)?;
                 return Ok((keys, None));
             }
         };
@@ -189,7 +189,7 @@ fn to_entity(keys: &Keys, row: &Row, select: &[String]) -> Entity {
         columns: if select.is_empty() {
             row.columns.clone()
         } else {
-            let wanted = select.iter().filter_map(|name| row.columns.get_key_value(name));
+            let wanted = select.iter().filter_map(|name| row.columns.get_key_value(name.as_str()));
             wanted.map(|(name, value)| (name.clone(), value.clone())).collect()
         },
     }
@@ -216,9 +216,9 @@ fn parse_continuation(token: &str) -> Option<(String, String)> {
     Some((part(partition_key)?, part(row_key)?))
 }
 
-impl State {
+impl Tables {
     fn table(&mut self, operation: &'static str, table: &str) -> Result<&mut Table> {
-        self.tables
+        self.by_name
             .get_mut(&table.to_ascii_lowercase())
             .ok_or_else(|| Error::answered(operation, table, 404, "TableNotFound"))
     }
@@ -229,16 +229,16 @@ impl TableStore for MemoryStore {
     async fn create_table(&self, table: &str) -> Result<bool> {
         self.begin().await;
         check_table_name("CreateTable", table)?;
-        let mut state = self.lock();
+        let mut state = self.table_state();
         let key = table.to_ascii_lowercase();
-        let created = !state.tables.contains_key(&key);
-        state.tables.entry(key).or_insert_with(|| Table::new(table));
+        let created = !state.by_name.contains_key(&key);
+        state.by_name.entry(key).or_insert_with(|| Table::new(table));
         Ok(created)
     }
 
     async fn delete_table(&self, table: &str) -> Result<()> {
         self.begin().await;
-        match self.lock().tables.remove(&table.to_ascii_lowercase()) {
+        match self.table_state().by_name.remove(&table.to_ascii_lowercase()) {
             Some(_) => Ok(()),
             None => Err(Error::answered("DeleteTable", table, 404, "ResourceNotFound")),
         }
@@ -247,8 +247,8 @@ impl TableStore for MemoryStore {
     async fn list_tables(&self, prefix: &str) -> Result<Vec<String>> {
         self.begin().await;
         let prefix = prefix.to_ascii_lowercase();
-        let state = self.lock();
-        let found = state.tables.iter().filter(|(key, _)| key.starts_with(&prefix));
+        let state = self.table_state();
+        let found = state.by_name.iter().filter(|(key, _)| key.starts_with(&prefix));
         Ok(found.map(|(_, table)| table.name.clone()).collect())
     }
 
@@ -257,7 +257,7 @@ impl TableStore for MemoryStore {
         check_key("GetEntity", table, partition_key)?;
         check_key("GetEntity", table, row_key)?;
         let keys = Keys { partition_key: partition_key.to_owned(), row_key: row_key.to_owned() };
-        let mut state = self.lock();
+        let mut state = self.table_state();
         let row = state.table("GetEntity", table)?.rows.get(&keys);
         Ok(row.map(|row| to_entity(&keys, row, &[])))
     }
@@ -267,34 +267,33 @@ impl TableStore for MemoryStore {
         let name = Operation::of(&operation).name;
         check_operation(name, table, &operation)?;
         let now = self.now();
-        let mut state = self.lock();
+        let mut state = self.table_state();
         let stamp = state.stamp(now);
         let found = state.table(name, table)?;
-        let planned = found.plan(name, operation, stamp)?;
+        let planned = found.plan(name, &operation, stamp)?;
         Ok(found.apply(planned))
     }
 
-    async fn transaction(&self, table: &str, operations: Vec<TableOperation>) -> Result<Vec<Option<ETag>>> {
+    async fn transaction(&self, table: &str, operations: &[TableOperation]) -> Result<Vec<Option<ETag>>> {
         self.begin().await;
         let name = "EntityGroupTransaction";
-        check_transaction(name, table, &operations)?;
+        check_transaction(name, table, operations)?;
         let now = self.now();
-        let mut state = self.lock();
-        state.table(name, table)?;
+        let mut state = self.table_state();
+        let stamps: Vec<_> = operations.iter().map(|_| state.stamp(now)).collect();
+        let found = state.table(name, table)?;
         let mut planned = Vec::with_capacity(operations.len());
-        for (index, operation) in operations.into_iter().enumerate() {
-            let stamp = state.stamp(now);
-            let planned_write = state.table(name, table)?.plan(name, operation, stamp);
+        for (index, (operation, stamp)) in operations.iter().zip(stamps).enumerate() {
+            let planned_write = found.plan(name, operation, stamp);
             planned.push(planned_write.map_err(|error| error.at_index(index))?);
         }
-        let found = state.table(name, table)?;
         Ok(planned.into_iter().map(|write| found.apply(write)).collect())
     }
 
     async fn query(&self, table: &str, query: &TableQuery) -> Result<EntityPage> {
         self.begin().await;
         let served_at = Some(self.now().truncated_to_second());
-        let mut state = self.lock();
+        let mut state = self.table_state();
         let page_limit = state.page_limit.unwrap_or(usize::MAX);
         let page = state.table("QueryEntities", table)?.query(query, page_limit)?;
         Ok(EntityPage { served_at, ..page })

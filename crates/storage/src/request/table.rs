@@ -30,8 +30,8 @@ impl TableStore for Layer<dyn TableStore> {
         self.requests.run(kind, table, nothing_found, attempt).await
     }
 
-    async fn transaction(&self, table: &str, operations: Vec<TableOperation>) -> Result<Vec<Option<ETag>>> {
-        let attempt = || self.inner.transaction(table, operations.clone());
+    async fn transaction(&self, table: &str, operations: &[TableOperation]) -> Result<Vec<Option<ETag>>> {
+        let attempt = || self.inner.transaction(table, operations);
         self.requests.run(op::ENTITY_GROUP_TRANSACTION, table, None, attempt).await
     }
 

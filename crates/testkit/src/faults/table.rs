@@ -26,7 +26,7 @@ impl TableStore for Faulty<dyn TableStore> {
         self.run(name, table, self.inner.execute(table, operation)).await
     }
 
-    async fn transaction(&self, table: &str, operations: Vec<TableOperation>) -> Result<Vec<Option<ETag>>> {
+    async fn transaction(&self, table: &str, operations: &[TableOperation]) -> Result<Vec<Option<ETag>>> {
         self.run("EntityGroupTransaction", table, self.inner.transaction(table, operations)).await
     }
 

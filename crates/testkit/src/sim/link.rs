@@ -243,13 +243,13 @@ impl TableStore for Link {
         written
     }
 
-    async fn transaction(&self, table: &str, operations: Vec<TableOperation>) -> Result<Vec<Option<ETag>>> {
+    async fn transaction(&self, table: &str, operations: &[TableOperation]) -> Result<Vec<Option<ETag>>> {
         let detail = self.detail(|| operations.iter().map(about_row).collect::<Vec<_>>().join("; "));
         let leases: Vec<_> = operations.iter().filter_map(|one| self.lease_in(table, one)).collect();
         let until = Instant::now() + self.network.lease;
-        let name = "EntityGroupTransaction";
+        let (name, operations) = ("EntityGroupTransaction", operations.to_vec());
         let written = remote!(self, name, table.to_owned(), detail, [table, operations], |store, _| {
-            store.transaction(&table, operations)
+            store.transaction(&table, &operations)
         });
         for (queue, may_receive) in leases.into_iter().filter(|_| written.is_ok()) {
             self.process.learn_lease(&queue, may_receive.then_some(until));

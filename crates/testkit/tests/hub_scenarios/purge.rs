@@ -197,7 +197,7 @@ impl TableStore for Watched {
         done
     }
 
-    async fn transaction(&self, table: &str, operations: Vec<TableOperation>) -> Result<Vec<Option<ETag>>> {
+    async fn transaction(&self, table: &str, operations: &[TableOperation]) -> Result<Vec<Option<ETag>>> {
         let deleting = self.deleting.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_deleting.fetch_max(deleting, Ordering::SeqCst);
         let restarted = self.restarted.lock().unwrap().take();

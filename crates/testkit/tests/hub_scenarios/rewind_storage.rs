@@ -31,7 +31,7 @@ fn changes(before: &BTreeMap<String, Entity>, after: &BTreeMap<String, Entity>) 
         for name in old.columns.keys().chain(new.columns.keys()).collect::<std::collections::BTreeSet<_>>() {
             let (old, new) = (old.get(name).cloned(), new.get(name).cloned());
             if old != new {
-                changes.push((row.clone(), name.clone(), old, new));
+                changes.push((row.clone(), name.to_string(), old, new));
             }
         }
     }

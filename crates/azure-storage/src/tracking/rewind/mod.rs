@@ -219,7 +219,7 @@ impl TrackingStore {
                     .with("ExecutionId", execution_id.as_str());
                 batch.push(TableOperation::Merge(guard, Condition::Matches(version)));
             }
-            let written = self.hub.account.tables.transaction(&table, batch).await;
+            let written = self.hub.account.tables.transaction(&table, &batch).await;
             let written = written.map_err(|e| self.changed(id, "cannot rewind the history", e))?;
             etag = written.into_iter().next_back().flatten();
         }

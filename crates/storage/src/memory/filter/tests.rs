@@ -1,15 +1,15 @@
 use super::*;
 
-fn row() -> BTreeMap<String, Value> {
-    BTreeMap::from([
-        ("Name".to_owned(), Value::from("O'Brien")),
-        ("Small".to_owned(), Value::Int32(7)),
-        ("Large".to_owned(), Value::Int64(5_000_000_000)),
-        ("Ratio".to_owned(), Value::Double(1.5)),
-        ("Done".to_owned(), Value::Bool(true)),
-        ("At".to_owned(), Value::DateTime(Timestamp::parse("2026-01-15T09:30:00.1234567Z").unwrap())),
-        ("Id".to_owned(), Value::Guid(uuid::Uuid::from_u128(17))),
-        ("Data".to_owned(), Value::Binary(vec![1, 255])),
+fn row() -> Properties {
+    Properties::from([
+        ("Name".into(), Value::from("O'Brien")),
+        ("Small".into(), Value::Int32(7)),
+        ("Large".into(), Value::Int64(5_000_000_000)),
+        ("Ratio".into(), Value::Double(1.5)),
+        ("Done".into(), Value::Bool(true)),
+        ("At".into(), Value::DateTime(Timestamp::parse("2026-01-15T09:30:00.1234567Z").unwrap())),
+        ("Id".into(), Value::Guid(uuid::Uuid::from_u128(17))),
+        ("Data".into(), Value::Binary(vec![1, 255])),
     ])
 }
 
@@ -150,7 +150,7 @@ proptest::proptest! {
             text.push_str(&format!("{not}{name} {comparison} '{value}'"));
         }
         let filter = Filter::parse(&text).unwrap();
-        let columns = BTreeMap::new();
+        let columns = Properties::new();
         let row = Columns {
             partition_key: &partition_key, row_key: &row_key, written_at: Timestamp::MIN, columns: &columns,
         };

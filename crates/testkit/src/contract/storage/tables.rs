@@ -81,7 +81,7 @@ pub async fn a_missing_table_is_not_found(account: &StorageAccount, prefix: &str
         let outcome = tables.execute(&name, operation.clone()).await;
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::NotFound, "{operation:?}");
     }
-    let outcome = tables.transaction(&name, vec![Op::Insert(row("r"))]).await;
+    let outcome = tables.transaction(&name, &[Op::Insert(row("r"))]).await;
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(tables.delete_table(&name).await.unwrap_err().kind(), ErrorKind::NotFound);
     let outcome = tables.query(&name, &TableQuery::default()).await;
@@ -132,7 +132,7 @@ pub async fn keys_with_special_characters_survive(account: &StorageAccount, pref
         let filter = format!("PartitionKey eq {0} and RowKey eq {0}", quote_filter_text(key));
         assert_eq!(matching(account, &name, &filter).await, [key]);
         let changed = entity.clone().with("Name", "changed");
-        tables.transaction(&name, vec![Op::Replace(changed, Condition::Any)]).await.unwrap();
+        tables.transaction(&name, &[Op::Replace(changed, Condition::Any)]).await.unwrap();
         let read = tables.get_entity(&name, key, key).await.unwrap().expect(key);
         assert_eq!(read.str("Name"), Some("changed"), "{key}");
         let condition = Condition::Matches(read.etag.unwrap());
@@ -228,7 +228,7 @@ pub async fn a_transaction_is_all_or_nothing(account: &StorageAccount, prefix: &
         Op::InsertOrMerge(row("it's")),
         delete("delete", Condition::Any),
     ];
-    let etags = tables.transaction(&name, operations).await.unwrap();
+    let etags = tables.transaction(&name, &operations).await.unwrap();
     let keys = ["insert", "replace", "merge", "upsert", "it's"];
     assert_eq!(etags.len(), 6);
     for (key, etag) in keys.iter().zip(&etags) {
@@ -252,12 +252,12 @@ pub async fn a_transaction_is_all_or_nothing(account: &StorageAccount, prefix: &
     ];
     for (operation, kind, status, code) in failing {
         let operations = vec![Op::Insert(row("x")), operation, Op::Insert(row("y"))];
-        let error = refused(tables.transaction(&name, operations).await, kind, status, code);
+        let error = refused(tables.transaction(&name, &operations).await, kind, status, code);
         assert!(error.to_string().starts_with("1: "), "the index of the operation: {error}");
         assert_eq!(get(account, &name, "x").await, None);
     }
-    let hundred = (0..100).map(|n| Op::InsertOrReplace(row(&format!("n{n:03}")))).collect();
-    assert_eq!(tables.transaction(&name, hundred).await.unwrap().len(), 100);
+    let hundred = (0..100).map(|n| Op::InsertOrReplace(row(&format!("n{n:03}")))).collect::<Vec<_>>();
+    assert_eq!(tables.transaction(&name, &hundred).await.unwrap().len(), 100);
 }
 
 /// 100 operations, one partition, each row once, 4 MiB.
@@ -280,9 +280,9 @@ pub async fn transactions_have_limits(account: &StorageAccount, prefix: &str) {
         ),
         ((0..9).map(|n| Op::Insert(wide(n))).collect(), 413, "RequestBodyTooLarge"),
     ] {
-        refused(tables.transaction(&name, operations).await, ErrorKind::Invalid, status, code);
+        refused(tables.transaction(&name, &operations).await, ErrorKind::Invalid, status, code);
     }
-    tables.transaction(&name, (0..7).map(|n| Op::Insert(wide(n))).collect()).await.unwrap();
+    tables.transaction(&name, &(0..7).map(|n| Op::Insert(wide(n))).collect::<Vec<_>>()).await.unwrap();
 }
 
 /// Checked before anything is sent, because the emulator does not.
@@ -295,7 +295,7 @@ pub async fn keys_and_values_have_limits(account: &StorageAccount, prefix: &str)
         let outcome = tables.execute(&name, Op::InsertOrReplace(row(key))).await;
         refused(outcome, ErrorKind::Invalid, 400, "InvalidInput");
         refused(tables.get_entity(&name, "p", key).await, ErrorKind::Invalid, 400, "InvalidInput");
-        let outcome = tables.transaction(&name, vec![delete(key, Condition::Any)]).await;
+        let outcome = tables.transaction(&name, &[delete(key, Condition::Any)]).await;
         refused(outcome, ErrorKind::Invalid, 400, "InvalidInput");
     }
     for (entity, code) in [
