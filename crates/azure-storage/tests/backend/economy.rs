@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use taskhub_core::{
-    ErrorKind, EventKind, HistoryEvent, OrchestrationInstance, OrchestrationService,
+    ActivityWorkItem, ErrorKind, EventKind, HistoryEvent, OrchestrationInstance, OrchestrationService,
     OrchestrationServiceClient, OrchestrationStatus, OrchestrationWorkItem, TaskMessage,
 };
 use tokio::time::Instant;
@@ -66,6 +66,47 @@ async fn as_many_activities_as_there_are_slots_are_handed_over_the_others_are_fo
     }
     let received = world.store.messages("testhub-workitems").iter().filter(|m| m.dequeue_count > 0).count();
     assert_eq!(received, 5, "the others were never received");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_in_the_queue_go_before_newer_ones() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    let hidden = |world: &World| {
+        let messages = world.store.messages("testhub-workitems");
+        messages.iter().filter(|m| m.next_visible_at > world.clock.now()).count()
+    };
+    begin(&world, &worker, "wide", 15).await;
+    start(&world.client(), "late").await;
+    let late = lock(&worker).await;
+    start(&world.client(), "later").await;
+    let later = lock(&worker).await;
+    let mut running = Vec::new();
+    for _ in 0..10 {
+        running.push(lock_activity(&worker).await);
+    }
+    let end = async |activity: ActivityWorkItem| {
+        let result = reply(&world, &activity.message, "1");
+        worker.complete_activity(activity.token, result).await.unwrap();
+    };
+    for activity in running.drain(..7) {
+        end(activity).await;
+    }
+    let commit = episode(&world, &late, vec![schedule(&world, 0, "[]")]);
+    finish(&worker, late, commit).await;
+    assert_eq!(hidden(&world), 10, "slots are free, and five requests wait for them");
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        let activity = lock_activity(&worker).await;
+        order.push(activity.message.target.instance_id.to_string());
+        end(activity).await;
+    }
+    assert_eq!(order, ["wide", "wide", "wide", "wide", "wide", "late"]);
+    let commit = episode(&world, &later, vec![schedule(&world, 0, "[]")]);
+    finish(&worker, later, commit).await;
+    assert_eq!(lock_activity(&worker).await.message.target.instance_id.to_string(), "later");
+    let received = world.store.messages("testhub-workitems").iter().filter(|m| m.dequeue_count > 0).count();
+    assert_eq!(received, 6, "the queue was empty: handed over again");
 }
 
 #[tokio::test(start_paused = true)]
