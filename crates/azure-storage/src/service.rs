@@ -128,7 +128,7 @@ impl AzureStorageService {
             if let Some(taken) = shared.sessions.take_ready(kind) {
                 let token = taken.token;
                 let guard = shared.session_guard(token);
-                let admitted = shared.admit(taken).await;
+                let admitted = Box::pin(shared.admit(taken)).await;
                 if let Err(e) = &admitted {
                     shared.abandon(token, reason_of(e)).await;
                 }
@@ -346,7 +346,7 @@ impl OrchestrationService for AzureStorageService {
             let (_, tracked) = shared.sessions.tracked(token)?;
             tracked.index.started.map(|(started, _)| account(&instance_id, &started.name))
         });
-        let completed = on_behalf_of(name, checkpoint::complete(shared, token, commit)).await;
+        let completed = on_behalf_of(name, Box::pin(checkpoint::complete(shared, token, commit))).await;
         if is_terminal && completed.is_ok() {
             shared.names.forget(&instance_id);
         }

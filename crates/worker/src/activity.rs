@@ -44,7 +44,7 @@ impl WorkKind for ActivityWork {
     async fn process(&self, item: ActivityWorkItem) -> Processed {
         let token = item.token;
         let work = async {
-            match self.run(item).await {
+            match Box::pin(self.run(item)).await {
                 Ok(response) => self.complete(token, response).await,
                 Err(reason) => {
                     self.gave_back.count(KIND, &reason);

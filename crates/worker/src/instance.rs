@@ -37,7 +37,8 @@ pub(crate) enum Next {
 }
 
 impl InstanceWork {
-    /// Runs the work of a work item and releases it.
+    /// Runs the work of a work item, which should be on the heap (a future inside others is moved often), and
+    /// releases it.
     pub(crate) async fn process(&self, token: LockToken, work: impl Future<Output = Processed>) -> Processed {
         // A defect of the backend costs this work item and no more.
         let processed = match AssertUnwindSafe(work).catch_unwind().await {

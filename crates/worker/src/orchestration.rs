@@ -52,7 +52,7 @@ impl WorkKind for OrchestrationWork {
     }
 
     async fn process(&self, item: OrchestrationWorkItem) -> Processed {
-        self.base.process(item.token, self.work(item)).await
+        self.base.process(item.token, Box::pin(self.work(item))).await
     }
 
     async fn put_back(&self, item: OrchestrationWorkItem) {
@@ -92,7 +92,7 @@ impl OrchestrationWork {
     async fn episode(&self, live: &mut Live, messages: Vec<TaskMessage>) -> Next {
         let Live { token, instance_id, attempt, locked_until, state, session } = live;
         let token = *token;
-        let run = AssertUnwindSafe(self.run_episodes(state, messages, session.as_mut())).catch_unwind();
+        let run = AssertUnwindSafe(Box::pin(self.run_episodes(state, messages, session.as_mut()))).catch_unwind();
         let renew = || self.base.service.renew_orchestration(token);
         let result = tokio::select! {
             biased;

@@ -256,6 +256,16 @@ pub(crate) enum Form {
     Column,
 }
 
+impl Form {
+    /// Room that most texts need, in bytes.
+    fn usual_bytes(self) -> usize {
+        match self {
+            Self::Message => 1024,
+            Self::Column => 64,
+        }
+    }
+}
+
 /// Writes JSON without white space.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -267,7 +277,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(form: Form) -> Self {
-        Self { text: String::new(), form, first: true }
+        Self { text: String::with_capacity(form.usual_bytes()), form, first: true }
     }
 
     pub(crate) fn finish(self) -> String {
@@ -358,7 +368,15 @@ impl Writer {
     /// U+2029, quotes and backslashes.
     pub(crate) fn string(&mut self, value: &str) {
         self.text.push('"');
-        for c in value.chars() {
+        let mut rest = value;
+        // Whatever may have to be escaped, by the first byte.
+        let special = |b| b < 0x20 || matches!(b, b'"' | b'\\' | 0xc2 | 0xe2 | 0xef);
+        while let Some(at) = rest.bytes().position(special) {
+            let (plain, from) = rest.split_at(at);
+            self.text.push_str(plain);
+            let mut chars = from.chars();
+            let Some(c) = chars.next() else { break };
+            rest = chars.as_str();
             match c {
                 '"' => self.text.push_str("\\\""),
                 '\\' => self.text.push_str("\\\\"),
@@ -372,6 +390,7 @@ impl Writer {
                 _ => self.text.push(c),
             }
         }
+        self.text.push_str(rest);
         self.text.push('"');
     }
 

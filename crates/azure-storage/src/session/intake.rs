@@ -49,7 +49,16 @@ impl Shared {
         let guard = self.message_guard(fresh.clone());
         let checked = join_all(fresh.into_iter().map(|message| {
             let name = self.names.learn(message.instance_id(), [&message.task().event]);
-            on_behalf_of(name, self.clone().admit_received(partition, message))
+            // On the heap: as many as a receive brings, most of which have nothing to wait for.
+            let checking = message.is_start().then(|| {
+                Box::pin(on_behalf_of(name, self.clone().admit_received(partition, message.clone())))
+            });
+            async move {
+                match checking {
+                    Some(checking) => checking.await,
+                    None => Some(message),
+                }
+            }
         }));
         let checked = checked.await;
         guard.disarm();

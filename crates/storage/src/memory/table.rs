@@ -17,21 +17,17 @@ use crate::{
     Condition, ETag, Entity, EntityPage, Error, Properties, Result, TableOperation, TableQuery, TableStore,
 };
 
-/// Keys of a row in the service's order: UTF-16 units, partition key first.
+/// A key in the service's order, that of UTF-16 units.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Keys {
-    partition_key: String,
-    row_key: String,
-}
+struct Key(String);
 
-impl Ord for Keys {
+impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {
-        ordinal(&self.partition_key, &other.partition_key)
-            .then_with(|| ordinal(&self.row_key, &other.row_key))
+        ordinal(&self.0, &other.0)
     }
 }
 
-impl PartialOrd for Keys {
+impl PartialOrd for Key {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -42,6 +38,9 @@ pub(super) fn ordinal(a: &str, b: &str) -> Ordering {
     if a.is_ascii() && b.is_ascii() { a.cmp(b) } else { a.encode_utf16().cmp(b.encode_utf16()) }
 }
 
+/// Length of `W/"datetime'2026-01-15T09%3A30%3A00.0000000Z'"`.
+const ETAG_BYTES: usize = 46;
+
 #[derive(Debug, Clone)]
 struct Row {
     columns: Properties,
@@ -51,42 +50,76 @@ struct Row {
 
 impl Row {
     fn new(columns: Properties, stamp: Timestamp) -> Self {
-        let etag = ETag::new(format!("W/\"datetime'{}'\"", stamp.to_round_trip().replace(':', "%3A")));
+        let mut etag = String::with_capacity(ETAG_BYTES);
+        etag.push_str("W/\"datetime'");
+        for (at, part) in stamp.to_round_trip().split(':').enumerate() {
+            etag.push_str(if at == 0 { "" } else { "%3A" });
+            etag.push_str(part);
+        }
+        etag.push_str("'\"");
+        let etag = ETag::new(etag);
         Self { columns, etag, written_at: stamp }
     }
 }
 
+type Rows = BTreeMap<Key, Row>;
+
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: String,
-    rows: BTreeMap<Keys, Row>,
+    /// By partition key, then by row key; no partition is empty.
+    partitions: BTreeMap<Key, Rows>,
 }
 
 impl Table {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), rows: BTreeMap::new() }
+        Self { name: name.to_owned(), partitions: BTreeMap::new() }
     }
 
     pub(super) fn entities(&self) -> impl Iterator<Item = Entity> {
-        self.rows.iter().map(|(keys, row)| to_entity(keys, row, &[]))
+        self.partitions.iter().flat_map(|(partition_key, rows)| {
+            rows.iter().map(|(row_key, row)| to_entity(&partition_key.0, &row_key.0, row, &[]))
+        })
+    }
+
+    fn row(&self, partition_key: &str, row_key: &str) -> Option<&Row> {
+        self.partitions.get(&Key(partition_key.to_owned()))?.get(&Key(row_key.to_owned()))
     }
 
     pub(super) fn load(&mut self, entity: Entity, stamp: Timestamp) {
         let mut row = Row::new(entity.columns, stamp);
         row.written_at = entity.timestamp.unwrap_or(stamp);
-        self.rows.insert(Keys { partition_key: entity.partition_key, row_key: entity.row_key }, row);
+        self.apply(Key(entity.partition_key), vec![(Key(entity.row_key), Some(row))]);
     }
 
-    /// What a write does, without doing it: the row's keys and its new content (`None`: none).
+    /// Carries out writes to rows of one partition, all or none. An error comes with the place of its write.
+    fn write(
+        &mut self,
+        operation: &'static str,
+        writes: &[TableOperation],
+        stamps: &[Timestamp],
+    ) -> std::result::Result<Vec<Option<ETag>>, (usize, Error)> {
+        let partition_key = Key(writes.first().map_or("", |write| write.keys().0).to_owned());
+        let rows = self.partitions.get(&partition_key);
+        let mut planned = Vec::with_capacity(writes.len());
+        for (at, (write, stamp)) in writes.iter().zip(stamps).enumerate() {
+            planned.push(self.plan(rows, operation, write, *stamp).map_err(|error| (at, error))?);
+        }
+        Ok(self.apply(partition_key, planned))
+    }
+
+    /// What a write does to the rows of its partition, without doing it: the row's key and its new content
+    /// (`None`: none).
     fn plan(
         &self,
+        rows: Option<&Rows>,
         operation: &'static str,
         write: &TableOperation,
         stamp: Timestamp,
-    ) -> Result<(Keys, Option<Row>)> {
+    ) -> Result<(Key, Option<Row>)> {
         let (partition_key, row_key) = write.keys();
-        let keys = Keys { partition_key: partition_key.to_owned(), row_key: row_key.to_owned() };
-        let existing = self.rows.get(&keys);
+        let key = Key(row_key.to_owned());
+        let existing = rows.and_then(|rows| rows.get(&key));
         let refuse = |status, code| Error::answered(operation, &self.name, status, code);
         let matching = |condition: &Condition| match (existing, condition) {
             (None, _) => Err(refuse(404, "ResourceNotFound")),
@@ -98,7 +131,7 @@ impl Table {
         let merged = |row: Option<&Row>, columns: &Properties| {
             let mut all = row.map(|row| row.columns.clone()).unwrap_or_default();
             all.extend(columns.iter().map(|(name, value)| (name.clone(), value.clone())));
-            check_row_size(operation, &self.name, &keys.partition_key, &keys.row_key, &all)?;
+            check_row_size(operation, &self.name, partition_key, row_key, &all)?;
             Ok(all)
         };
         let columns = match write {
@@ -114,19 +147,28 @@ impl Table {
             TableOperation::Merge(entity, condition) => merged(Some(matching(condition)?), &entity.columns)?,
             TableOperation::Delete { condition, .. } => {
                 matching(condition)?;
-                return Ok((keys, None));
+                return Ok((key, None));
             }
         };
-        Ok((keys, Some(Row::new(columns, stamp))))
+        Ok((key, Some(Row::new(columns, stamp))))
     }
 
-    fn apply(&mut self, (keys, row): (Keys, Option<Row>)) -> Option<ETag> {
-        let etag = row.as_ref().map(|row| row.etag.clone());
-        match row {
-            Some(row) => self.rows.insert(keys, row),
-            None => self.rows.remove(&keys),
-        };
-        etag
+    fn apply(&mut self, partition_key: Key, writes: Vec<(Key, Option<Row>)>) -> Vec<Option<ETag>> {
+        let deletes = writes.iter().any(|(_, row)| row.is_none());
+        let rows = self.partitions.entry(partition_key.clone()).or_default();
+        let etags = writes.into_iter().map(|(key, row)| {
+            let etag = row.as_ref().map(|row| row.etag.clone());
+            match row {
+                Some(row) => rows.insert(key, row),
+                None => rows.remove(&key),
+            };
+            etag
+        });
+        let etags = etags.collect();
+        if deletes && self.partitions.get(&partition_key).is_some_and(Rows::is_empty) {
+            self.partitions.remove(&partition_key);
+        }
+        etags
     }
 
     fn query(&self, query: &TableQuery, page_limit: usize) -> Result<EntityPage> {
@@ -141,49 +183,55 @@ impl Table {
         }
         let bounds = filter.as_ref().map(Filter::key_bounds).unwrap_or_default();
         let (first, to) = (bounds.first(), bounds.last());
-        let mut from = Keys { partition_key: first.0.into_owned(), row_key: first.1.into_owned() };
+        let mut from = (Key(first.0.into_owned()), Key(first.1.into_owned()));
         if let Some(continuation) = &query.continuation {
             let (partition_key, row_key) = parse_continuation(continuation)
                 .ok_or_else(|| refuse("the continuation token is not one of this service".to_owned()))?;
-            from = from.max(Keys { partition_key, row_key });
+            from = from.max((Key(partition_key), Key(row_key)));
         }
+        let (first_partition, first_row) = from;
 
+        let partitions = self.partitions.range((Bound::Included(&first_partition), Bound::Unbounded));
+        let rows = partitions.flat_map(|(partition_key, rows)| {
+            let begin = if *partition_key == first_partition {
+                Bound::Included(&first_row)
+            } else {
+                Bound::Unbounded
+            };
+            let rows = rows.range((begin, Bound::Unbounded));
+            rows.map(move |(row_key, row)| (partition_key.0.as_str(), row_key.0.as_str(), row))
+        });
         let mut page = EntityPage::default();
-        for (looked_at, (keys, row)) in self.rows.range((Bound::Included(from), Bound::Unbounded)).enumerate()
-        {
-            if to.as_ref().is_some_and(|(partition_key, row_key)| {
-                ordinal(&keys.partition_key, partition_key).then_with(|| {
-                    row_key.as_ref().map_or(Ordering::Less, |row_key| ordinal(&keys.row_key, row_key))
-                }) == Ordering::Greater
+        for (looked_at, (partition_key, row_key, row)) in rows.enumerate() {
+            if to.as_ref().is_some_and(|(last_partition, last_row)| {
+                ordinal(partition_key, last_partition)
+                    .then_with(|| last_row.as_ref().map_or(Ordering::Less, |last| ordinal(row_key, last)))
+                    == Ordering::Greater
             }) {
                 break;
             }
             let matches = filter.as_ref().is_none_or(|filter| {
-                filter.matches(&Columns {
-                    partition_key: &keys.partition_key,
-                    row_key: &keys.row_key,
-                    written_at: row.written_at,
-                    columns: &row.columns,
-                })
+                let (written_at, columns) = (row.written_at, &row.columns);
+                filter.matches(&Columns { partition_key, row_key, written_at, columns })
             });
             if looked_at >= page_limit || (matches && page.entities.len() == top as usize) {
-                page.continuation = Some(continuation(keys));
+                page.continuation = Some(continuation(partition_key, row_key));
                 break;
             }
             if matches {
-                page.entities.push(to_entity(keys, row, &query.select));
+                page.entities.push(to_entity(partition_key, row_key, row, &query.select));
             }
         }
         Ok(page)
     }
 }
 
-fn to_entity(keys: &Keys, row: &Row, select: &[String]) -> Entity {
+fn to_entity(partition_key: &str, row_key: &str, row: &Row, select: &[String]) -> Entity {
     let selected = |name: &str| select.is_empty() || select.iter().any(|wanted| wanted == name);
     let text = |name, text: &str| if selected(name) { text.to_owned() } else { String::new() };
     Entity {
-        partition_key: text("PartitionKey", &keys.partition_key),
-        row_key: text("RowKey", &keys.row_key),
+        partition_key: text("PartitionKey", partition_key),
+        row_key: text("RowKey", row_key),
         etag: Some(row.etag.clone()),
         timestamp: selected("Timestamp").then_some(row.written_at),
         columns: if select.is_empty() {
@@ -196,12 +244,12 @@ fn to_entity(keys: &Keys, row: &Row, select: &[String]) -> Entity {
 }
 
 /// The service's form of a token part, `1!{length}!{Base64}`: it holds no space, whatever the key holds.
-fn continuation(keys: &Keys) -> String {
+fn continuation(partition_key: &str, row_key: &str) -> String {
     let part = |key: &str| {
         let encoded = BASE64.encode(key);
         format!("1!{}!{encoded}", encoded.len())
     };
-    format!("{} {}", part(&keys.partition_key), part(&keys.row_key))
+    format!("{} {}", part(partition_key), part(row_key))
 }
 
 fn parse_continuation(token: &str) -> Option<(String, String)> {
@@ -256,10 +304,9 @@ impl TableStore for MemoryStore {
         self.begin().await;
         check_key("GetEntity", table, partition_key)?;
         check_key("GetEntity", table, row_key)?;
-        let keys = Keys { partition_key: partition_key.to_owned(), row_key: row_key.to_owned() };
         let mut state = self.table_state();
-        let row = state.table("GetEntity", table)?.rows.get(&keys);
-        Ok(row.map(|row| to_entity(&keys, row, &[])))
+        let row = state.table("GetEntity", table)?.row(partition_key, row_key);
+        Ok(row.map(|row| to_entity(partition_key, row_key, row, &[])))
     }
 
     async fn execute(&self, table: &str, operation: TableOperation) -> Result<Option<ETag>> {
@@ -269,9 +316,8 @@ impl TableStore for MemoryStore {
         let now = self.now();
         let mut state = self.table_state();
         let stamp = state.stamp(now);
-        let found = state.table(name, table)?;
-        let planned = found.plan(name, &operation, stamp)?;
-        Ok(found.apply(planned))
+        let written = state.table(name, table)?.write(name, std::slice::from_ref(&operation), &[stamp]);
+        Ok(written.map_err(|(_, error)| error)?.pop().flatten())
     }
 
     async fn transaction(&self, table: &str, operations: &[TableOperation]) -> Result<Vec<Option<ETag>>> {
@@ -281,13 +327,8 @@ impl TableStore for MemoryStore {
         let now = self.now();
         let mut state = self.table_state();
         let stamps: Vec<_> = operations.iter().map(|_| state.stamp(now)).collect();
-        let found = state.table(name, table)?;
-        let mut planned = Vec::with_capacity(operations.len());
-        for (index, (operation, stamp)) in operations.iter().zip(stamps).enumerate() {
-            let planned_write = found.plan(name, operation, stamp);
-            planned.push(planned_write.map_err(|error| error.at_index(index))?);
-        }
-        Ok(planned.into_iter().map(|write| found.apply(write)).collect())
+        let written = state.table(name, table)?.write(name, operations, &stamps);
+        written.map_err(|(at, error)| error.at_index(at))
     }
 
     async fn query(&self, table: &str, query: &TableQuery) -> Result<EntityPage> {

@@ -51,7 +51,7 @@ impl WorkKind for EntityWork {
     }
 
     async fn process(&self, item: OrchestrationWorkItem) -> Processed {
-        self.base.process(item.token, self.work(item)).await
+        self.base.process(item.token, Box::pin(self.work(item))).await
     }
 
     async fn put_back(&self, item: OrchestrationWorkItem) {
