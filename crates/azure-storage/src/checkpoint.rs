@@ -8,6 +8,7 @@ use taskhub_core::{
     TaskMessage,
 };
 
+use crate::guard::Guard;
 use crate::queue::held::HeldMessage;
 use crate::queue::outbox::Outbox;
 use crate::queue::send::Sender;
@@ -166,8 +167,10 @@ pub(crate) async fn delete_all(shared: &Shared, messages: &[Arc<HeldMessage>]) -
     stream::iter(messages.to_vec())
         .map(|message| async move {
             let queues = &*shared.hub.account.queues;
+            // However this ends, it is not renewed any more.
+            let forgotten = Guard::new(|| shared.sessions.forget(&message));
             let deleted = message.delete(queues).await;
-            shared.sessions.forget(&message);
+            drop(forgotten);
             match &deleted {
                 Ok(true) => shared.recorder.succeeded(&message),
                 Ok(false) => {}

@@ -33,7 +33,7 @@ use crate::queue::work_item::WorkItemQueue;
 use crate::renewal::renew_held;
 use crate::sabotage::Planted;
 use crate::session::manager::{InstanceKind, SessionManager};
-use crate::shared::Shared;
+use crate::shared::{Shared, UNKNOWN_FUNCTION};
 use crate::tracking::store::{MAX_BATCH_ROWS, TrackingStore};
 use crate::watchdog::watch;
 
@@ -216,7 +216,8 @@ impl OrchestrationService for AzureStorageService {
     }
 
     fn max_atomic_events(&self) -> usize {
-        self.hub.settings.max_batch_rows(MAX_BATCH_ROWS, &[])
+        // Without any, nothing is fused.
+        if self.hub.settings.dtfx_cadence { 0 } else { self.hub.settings.max_batch_rows(MAX_BATCH_ROWS, &[]) }
     }
 
     fn set_activity_slots(&self, slots: usize) {
@@ -356,6 +357,11 @@ impl OrchestrationService for AzureStorageService {
 
     async fn discard_orchestration(&self, token: LockToken) -> Result<(), ServiceError> {
         let shared = &self.running()?.shared;
+        if shared.sessions.is_assumed(token) {
+            // Nobody is to be hurt if they are wanted after all: once more, with what is stored.
+            shared.sessions.look_again(token);
+            return Ok(());
+        }
         let messages = shared.sessions.current(token);
         let guard = shared.session_guard(token);
         shared.sessions.admit(token, Vec::new(), Vec::new());
@@ -503,7 +509,7 @@ impl OrchestrationService for AzureStorageService {
         if let GiveBackReason::UnknownFunction { name } = &reason {
             shared.work_items.set_unknown(name, true);
             let delay = shared.unknown_delay(shared.work_items.unknown_delay(request.dequeue_count));
-            shared.put_back_for(&request, "unknown_function", delay).await;
+            shared.put_back_for(&request, UNKNOWN_FUNCTION, delay).await;
             return Ok(());
         }
         shared.put_back_because(&request, &reason).await;

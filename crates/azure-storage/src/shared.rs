@@ -37,6 +37,9 @@ use crate::tracking::store::TrackingStore;
 /// Wait until a late write of an Instances row that failed is repeated.
 const LATE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Why work for a function that this worker does not have is put back, in metrics.
+pub(crate) const UNKNOWN_FUNCTION: &str = "unknown_function";
+
 /// Most messages in the hands of this process with which an activity's answer need not be sent.
 const MAX_HELD_WITH_ANSWERS: usize = 1024;
 
@@ -102,16 +105,18 @@ impl Shared {
     }
 
     /// Takes in messages of this process that nobody has received.
-    pub(crate) async fn take_local(
+    pub(crate) fn take_local(
         self: &Arc<Self>,
         partition: PartitionId,
         messages: Vec<Arc<HeldMessage>>,
-    ) {
-        let guard = self.message_guard(messages.clone());
-        let admissions = messages.into_iter().map(|message| self.clone().admit_received(partition, message));
-        let admitted = join_all(admissions).await;
-        guard.disarm();
-        self.take_in(partition, admitted.into_iter().flatten().collect()).await;
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let (shared, guard) = (self.clone(), self.message_guard(messages.clone()));
+        async move {
+            let admissions = messages.into_iter().map(|m| shared.clone().admit_received(partition, m));
+            let admitted = join_all(admissions).await;
+            guard.disarm();
+            shared.take_in(partition, admitted.into_iter().flatten().collect()).await;
+        }
     }
 
     /// Gives an activity's answer to its instance without sending it, if that is in this process. `false`: it has
@@ -152,7 +157,7 @@ impl Shared {
         match reason {
             GiveBackReason::UnknownFunction { .. } => {
                 let delay = self.unknown_delay(unknown_function_delay(message.dequeue_count));
-                self.put_back_for(message, "unknown_function", delay).await;
+                self.put_back_for(message, UNKNOWN_FUNCTION, delay).await;
             }
             GiveBackReason::Failed { reason } => {
                 self.put_back_failed(message, Failure::processing(reason.clone())).await;
@@ -176,6 +181,7 @@ impl Shared {
         self.sessions.forget(message);
         let delay = self.unless_stopping(abandon_delay(message.dequeue_count));
         self.recorder.settle(Facts::of_held(message), failure, message, delay).await;
+        self.expect(message, delay);
     }
 
     /// Ends a session. Messages that whoever worked on it has neither completed nor given back come again;
@@ -236,11 +242,25 @@ impl Shared {
         self.sessions.forget(message);
         self.hub.metrics.messages_put_back.get_or_create(&ReasonLabels { reason }).inc();
         let delay = self.unless_stopping(delay);
-        if let Err(e) = message.give_back(&*self.hub.account.queues, delay).await {
-            tracing::warn!(
+        match message.give_back(&*self.hub.account.queues, delay).await {
+            // These are left to others.
+            Ok(_) if reason == UNKNOWN_FUNCTION => {}
+            Ok(_) => self.expect(message, delay),
+            Err(e) => tracing::warn!(
                 hub = %self.hub.name(), instance = %message.instance_id(), error = %e,
                 "cannot put a message back; it reappears when its visibility timeout ends"
-            );
+            ),
+        }
+    }
+
+    /// What was put back is looked for when it is due. A queue whose messages this process hands to itself may
+    /// not be looked at for half a minute.
+    fn expect(&self, message: &HeldMessage, delay: Duration) {
+        if message.queue == self.hub.names.work_item_queue() && !message.is_answer() {
+            self.work_items.expect_in(delay);
+        } else {
+            let partition = self.sender.partition_of_instance(message.instance_id());
+            self.announce(partition, Some(self.hub.clock.now() + delay));
         }
     }
 

@@ -176,7 +176,7 @@ pub trait OrchestrationService: Send + Sync {
     }
 
     /// Most events that an episode may have to be stored at once or not at all; a larger one may be cut off, and
-    /// the rest lost, when the process dies meanwhile.
+    /// the rest lost, when the process dies meanwhile. None: no activities are run inside an episode.
     fn max_atomic_events(&self) -> usize {
         usize::MAX
     }

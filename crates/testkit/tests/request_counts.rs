@@ -217,7 +217,9 @@ async fn entity_calls_cost_what_the_table_says() {
 
 #[tokio::test(start_paused = true)]
 async fn with_dtfx_cadence_an_orchestration_costs_what_it_costs_in_dotnet() {
-    let rig = Rig::start(|settings| settings.dtfx_cadence = true).await;
+    // Also where activities shall be fused.
+    let fused = WorkerSettings { fused_activities: FusedActivities::all(), ..WorkerSettings::default() };
+    let rig = Rig::start_with(|settings| settings.dtfx_cadence = true, fused).await;
     check(&rig.cost("Loop", json!(1), None).await, 15);
     let cost = rig.cost("HelloSequence", Value::Null, None).await;
     check(&cost, 33);

@@ -41,11 +41,19 @@ pub(crate) struct HeldMessage {
 /// How an answer that was not sent becomes an ordinary message.
 #[derive(Debug)]
 struct Answer {
+    request: Arc<HeldMessage>,
     sender: Arc<MessageSender>,
     from: Sender,
     requests: Requests,
     /// It is being sent, or has been.
     is_sent: AtomicBool,
+}
+
+/// Whatever has become of the answer: a request that comes back from now on is run again.
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.requests.forget(&self.request);
+    }
 }
 
 /// When a message was asked for and for how long it is hidden.
@@ -137,7 +145,7 @@ impl HeldMessage {
     /// The answer to an activity request, for an instance of this process: the request stays in its queue until
     /// the answer is part of a history, and is deleted then. Given back, the answer is sent first.
     pub(crate) fn answering(
-        request: &Self,
+        request: Arc<Self>,
         data: MessageData,
         sender: Arc<MessageSender>,
         from: Sender,
@@ -155,9 +163,9 @@ impl HeldMessage {
             starts_new_instance: AtomicBool::new(false),
             // Whoever had the request before may have gone on with an answer of its own.
             was_tried: AtomicBool::new(request.dequeue_count > 1),
-            answer: Some(Answer { sender, from, requests, is_sent: AtomicBool::new(false) }),
             turn: request.turn.clone(),
             lock: request.lock.clone(),
+            answer: Some(Answer { request, sender, from, requests, is_sent: AtomicBool::new(false) }),
         }
     }
 
@@ -344,7 +352,7 @@ impl HeldMessage {
         queues: &dyn QueueStore,
         delay: Duration,
     ) -> Result<Option<(PopReceipt, Timestamp)>> {
-        let Some(Answer { sender, from, requests, is_sent }) = &self.answer else {
+        let Some(Answer { sender, from, requests, is_sent, .. }) = &self.answer else {
             return self.hide(queues, delay).await;
         };
         if is_sent.swap(true, Ordering::Relaxed) {

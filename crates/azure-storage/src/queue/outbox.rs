@@ -3,10 +3,10 @@
 //! A message for this process is put hidden, as if it had been received: nobody else sees it while this process
 //! lives, anybody does after a crash. It is not worked on before the episode is stored.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::future::join_all;
+use futures::future::{Either, join_all};
 use futures::stream::{self, StreamExt};
 use taskhub_core::{EpisodeCommit, EventKind, PartitionId, ServiceError, TaskMessage, Timestamp};
 use taskhub_storage::PopReceipt;
@@ -23,7 +23,8 @@ use crate::shared::Shared;
 /// become visible.
 pub(crate) struct Outbox {
     shared: Arc<Shared>,
-    out: Vec<Out>,
+    /// By their place in the episode. Each is in here as soon as it is put.
+    out: Mutex<BTreeMap<usize, Out>>,
 }
 
 enum Out {
@@ -59,46 +60,57 @@ impl Outbox {
         let control = control.iter().map(|message| &**message);
         let control: Vec<_> = control.collect();
         let activities = &commit.activity_messages;
+        let outbox = Self { shared: shared.clone(), out: Mutex::default() };
+        let (control, put) = (&control, &outbox);
         let controls = stream::iter(0..control.len())
-            .map(|at| send_control(shared, control[at], sender, is_first_try))
+            .map(|at| async move {
+                let sent = send_control(shared, control[at], sender, is_first_try).await;
+                sent.map(|out| put.add(at, out))
+            })
             .buffered(limit)
             .collect::<Vec<_>>();
         let activities = stream::iter(0..activities.len())
-            .map(|at| send_activity(shared, &activities[at], sender))
+            .map(|at| async move {
+                let sent = send_activity(shared, &activities[at], sender).await;
+                sent.map(|out| put.add(control.len() + at, out))
+            })
             .buffered(limit)
             .collect::<Vec<_>>();
         let (controls, activities) = tokio::join!(controls, activities);
-        let mut outbox = Self { shared: shared.clone(), out: Vec::new() };
-        let mut first_error = None;
-        for sent in controls.into_iter().chain(activities) {
-            match sent {
-                Ok(out) => outbox.out.push(out),
-                Err(e) => {
-                    first_error.get_or_insert(e);
-                }
-            }
-        }
-        match first_error {
-            None => Ok(outbox),
-            Some(e) => {
+        match controls.into_iter().chain(activities).collect::<Result<(), _>>() {
+            Ok(()) => Ok(outbox),
+            Err(e) => {
                 outbox.withdraw().await;
                 Err(e)
             }
         }
     }
 
+    fn out(&self) -> MutexGuard<'_, BTreeMap<usize, Out>> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, at: usize, out: Out) {
+        self.out().insert(at, out);
+    }
+
+    fn take_all(&self) -> impl Iterator<Item = Out> + use<> {
+        std::mem::take(&mut *self.out()).into_values()
+    }
+
     /// The episode is stored.
-    pub(crate) async fn hand_over(mut self) {
-        let shared = self.shared.clone();
+    pub(crate) async fn hand_over(self) {
+        let shared = &self.shared;
         // Together, in the order in which the episode has decided them.
         let mut local: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for out in std::mem::take(&mut self.out) {
+        let mut not_begun = Vec::new();
+        for out in self.take_all() {
             match out {
                 Out::Visible { partition: Some(partition), due, .. } => shared.announce(partition, due),
                 Out::Visible { .. } => shared.work_items.announce(),
                 Out::Activity(message, reservation) if shared.stopping.is_cancelled() => {
                     reservation.cancel(&message);
-                    shared.give_back(vec![message]).await;
+                    not_begun.push(message);
                 }
                 Out::Activity(message, reservation) => reservation.hand_over(message),
                 Out::Control(partition, message) => local.entry(partition).or_default().push(message),
@@ -109,30 +121,42 @@ impl Outbox {
                 }
             }
         }
-        for (partition, messages) in local {
-            shared.take_local(partition, messages).await;
+        // All of them are guarded before the first is waited for.
+        let taken: Vec<_> =
+            local.into_iter().map(|(partition, messages)| shared.take_local(partition, messages)).collect();
+        shared.give_back(not_begun).await;
+        for taken in taken {
+            taken.await;
         }
     }
 
     /// The episode is surely not stored: nobody shall act on it.
     ///
     /// Differs: DTFx leaves the messages of an episode that loses, and everything in them is done twice.
-    pub(crate) async fn withdraw(mut self) {
-        let shared = self.shared.clone();
+    pub(crate) async fn withdraw(self) {
+        let shared = &self.shared;
+        if shared.hub.settings.dtfx_cadence {
+            return self.release().await;
+        }
         let queues = &*shared.hub.account.queues;
-        join_all(std::mem::take(&mut self.out).into_iter().map(|out| async {
-            let deleted = match out {
-                Out::Visible { queue, receipt, .. } => {
-                    queues.delete_message(&queue, &receipt).await.map(drop)
-                }
+        let put: Vec<_> = self
+            .take_all()
+            .map(|out| match out {
+                Out::Visible { queue, receipt, .. } => Either::Left((queue, receipt)),
                 Out::Activity(message, reservation) => {
                     reservation.cancel(&message);
-                    message.delete(queues).await.map(drop)
+                    Either::Right(message)
                 }
                 Out::Control(_, message) | Out::Timer(_, _, message) => {
                     shared.sessions.forget(&message);
-                    message.delete(queues).await.map(drop)
+                    Either::Right(message)
                 }
+            })
+            .collect();
+        join_all(put.into_iter().map(|put| async {
+            let deleted = match put {
+                Either::Left((queue, receipt)) => queues.delete_message(&queue, &receipt).await,
+                Either::Right(message) => message.delete(queues).await.map(drop),
             };
             if let Err(e) = deleted {
                 tracing::debug!(hub = %shared.hub.name(), error = %e, "cannot take a message back");
@@ -142,31 +166,47 @@ impl Outbox {
     }
 
     /// It is not known whether the episode is stored: everybody may act on it, as in DTFx.
-    pub(crate) async fn release(mut self) {
-        let hidden = self.take_hidden();
-        self.shared.give_back(hidden).await;
+    pub(crate) async fn release(self) {
+        self.let_go().await;
     }
 
-    /// The messages that nobody sees and nobody works on; timers come when they are due.
-    fn take_hidden(&mut self) -> Vec<Arc<HeldMessage>> {
-        let hidden = std::mem::take(&mut self.out).into_iter().filter_map(|out| match out {
-            Out::Activity(message, reservation) => {
-                reservation.cancel(&message);
-                Some(message)
+    /// Nothing is kept for this process: what is hidden becomes visible, timers when they are due.
+    fn let_go(&self) -> impl Future<Output = ()> + Send + use<> {
+        let shared = self.shared.clone();
+        let (mut hidden, mut partitions, mut has_activities) = (Vec::new(), BTreeSet::new(), false);
+        for out in self.take_all() {
+            match out {
+                Out::Activity(message, reservation) => {
+                    reservation.cancel(&message);
+                    hidden.push(message);
+                    has_activities = true;
+                }
+                Out::Control(partition, message) => {
+                    hidden.push(message);
+                    partitions.insert(partition);
+                }
+                Out::Visible { partition: None, .. } => has_activities = true,
+                Out::Visible { partition: Some(partition), due: None, .. } => {
+                    partitions.insert(partition);
+                }
+                Out::Visible { partition: Some(partition), due: Some(due), .. }
+                | Out::Timer(partition, due, _) => shared.announce(partition, Some(due)),
             }
-            Out::Control(_, message) => Some(message),
-            Out::Visible { .. } | Out::Timer(..) => None,
-        });
-        hidden.collect()
+        }
+        async move {
+            shared.give_back(hidden).await;
+            partitions.into_iter().for_each(|partition| shared.announce(partition, None));
+            if has_activities {
+                shared.work_items.announce();
+            }
+        }
     }
 }
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let hidden = self.take_hidden();
-        if !hidden.is_empty() {
-            let shared = self.shared.clone();
-            self.shared.clean_up(async move { shared.give_back(hidden).await });
+        if !self.out().is_empty() {
+            self.shared.clean_up(self.let_go());
         }
     }
 }
@@ -176,7 +216,9 @@ async fn send_activity(
     message: &TaskMessage,
     sender: &Sender,
 ) -> Result<Out, ServiceError> {
-    if let Some(reservation) = shared.work_items.reserve(message) {
+    if !shared.stopping.is_cancelled()
+        && let Some(reservation) = shared.work_items.reserve(message)
+    {
         let held = Arc::new(shared.sender.put_activity_held(message, sender).await?);
         reservation.prepare(&held);
         return Ok(Out::Activity(held, reservation));

@@ -47,6 +47,9 @@ const CALM_INTERVAL: Duration = Duration::from_secs(5);
 /// Differs: DTFx has no such bound.
 const AWAITED_INTERVAL: Duration = Duration::from_secs(15);
 
+/// Most requests that were put back whose return is remembered.
+const MAX_EXPECTED: usize = 1000;
+
 /// Most instances whose activities are counted; that some wait is known without the others.
 const MAX_AWAITED: usize = 10_000;
 
@@ -114,6 +117,8 @@ struct State {
     unsent: BTreeMap<String, Arc<HeldMessage>>,
     /// Requests that anybody can receive, put by this process since it exists.
     put_visible: u64,
+    /// When requests become visible that this process has put back.
+    expected: BTreeSet<Instant>,
     /// The queue had as much as was asked for.
     has_more: bool,
     /// What was put visible, up to this one, has been looked for.
@@ -190,6 +195,12 @@ impl State {
         self.has_more || self.looked_up_to < self.put_visible
     }
 
+    /// Whether something was expected by now; forgets what was.
+    fn take_expected(&mut self, now: Instant) -> bool {
+        let later = self.expected.split_off(&(now + Duration::from_nanos(1)));
+        !std::mem::replace(&mut self.expected, later).is_empty()
+    }
+
     /// An answered request that is deleted needs no memory.
     fn settle(&mut self, message_id: &str, is_deleted: bool) {
         if is_deleted {
@@ -227,6 +238,15 @@ impl WorkItemQueue {
     pub(crate) fn announce(&self) {
         self.state().is_announced = true;
         self.bell.notify_one();
+    }
+
+    /// A request was put back for `delay`.
+    pub(crate) fn expect_in(&self, delay: Duration) {
+        let mut state = self.state();
+        if state.expected.len() < MAX_EXPECTED {
+            state.expected.insert(Instant::now() + delay);
+            self.bell.notify_one();
+        }
     }
 
     /// How many activities this process runs at the same time.
@@ -268,8 +288,9 @@ impl WorkItemQueue {
         let mut state = self.state();
         let request = self.unlock(&mut state, token)?;
         let requests = Requests(self.state.clone());
-        let answer = HeldMessage::answering(&request, data, sender.clone(), from, requests);
-        state.unsent.insert(request.message_id.clone(), request);
+        state.unsent.insert(request.message_id.clone(), request.clone());
+        drop(state);
+        let answer = HeldMessage::answering(request, data, sender.clone(), from, requests);
         Some(answer)
     }
 
@@ -360,6 +381,8 @@ impl WorkItemQueue {
                 }
             };
             poll.next = Some(next);
+            let expected = self.state().expected.first().copied();
+            let until = expected.map_or(next, |at| at.min(next)).min(deadline);
             tokio::select! {
                 biased;
                 () = rung => {
@@ -370,9 +393,12 @@ impl WorkItemQueue {
                     }
                 }
                 () = stop.cancelled() => return Ok(None),
-                () = tokio::time::sleep_until(next.min(deadline)) => {
+                () = tokio::time::sleep_until(until) => {
                     let now = Instant::now();
-                    if now >= next {
+                    if self.state().take_expected(now) {
+                        poll.backoff.signalled();
+                        poll.next = None;
+                    } else if now >= next {
                         poll.backoff.elapsed(self.hub.ids.random());
                         poll.next = None;
                     }
@@ -624,5 +650,14 @@ impl Requests {
         let mut state = lock(&self.0);
         state.unsent.remove(message_id);
         state.settle(message_id, is_deleted);
+    }
+
+    /// There is no answer of this process to the request any more.
+    pub(crate) fn forget(&self, request: &Arc<HeldMessage>) {
+        let mut state = lock(&self.0);
+        // It may have been run again meanwhile.
+        if state.unsent.get(&request.message_id).is_some_and(|unsent| Arc::ptr_eq(unsent, request)) {
+            state.unsent.remove(&request.message_id);
+        }
     }
 }

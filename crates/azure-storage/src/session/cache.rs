@@ -53,7 +53,11 @@ impl HistoryCache {
     /// Keeps a history, unless it is larger than the whole budget.
     pub(crate) fn keep(&mut self, instance: InstanceId, kept: Kept) {
         self.remove(&instance);
-        let bytes = kept.events.iter().map(event_bytes).sum::<usize>() + 4 * instance.as_str().len() + 512;
+        let Tracked { blob_names, shown, .. } = &kept.tracked;
+        let status = shown.as_ref().and_then(|shown| shown.custom_status.as_ref());
+        let texts = blob_names.iter().chain(status).map(String::len).sum::<usize>();
+        let events = kept.events.iter().map(event_bytes).sum::<usize>();
+        let bytes = events + texts + 4 * instance.as_str().len() + 512;
         if bytes > self.budget_bytes {
             return;
         }
@@ -134,6 +138,7 @@ mod tests {
     use taskhub_core::Timestamp;
 
     use super::*;
+    use crate::tracking::late_rows::Shown;
 
     fn kept(partition: u32, execution: &str, bytes: usize) -> Kept {
         let kind = EventKind::GenericEvent { data: Some("x".repeat(bytes)) };
@@ -155,8 +160,13 @@ mod tests {
         cache.keep("a".into(), kept(0, "1", 3000));
         cache.keep("c".into(), kept(0, "1", 3000));
         assert!(cache.has(&"a".into()) && cache.has(&"c".into()) && !cache.has(&"b".into()));
-        cache.keep("a".into(), kept(0, "1", 20_000));
-        assert!(!cache.has(&"a".into()), "neither the old nor the new one");
+        let mut large = kept(0, "1", 10);
+        large.tracked.shown = Some(Shown { custom_status: Some("x".repeat(20_000)) });
+        for too_large in [kept(0, "1", 20_000), large] {
+            cache.keep("a".into(), kept(0, "1", 10));
+            cache.keep("a".into(), too_large);
+            assert!(!cache.has(&"a".into()), "neither the old nor the new one");
+        }
         cache.take(&"c".into(), None);
         assert_eq!((cache.used_bytes, cache.by_use.len()), (0, 0));
     }

@@ -321,6 +321,11 @@ impl SessionManager {
         self.state().session(token).is_some_and(|session| session.is_stale)
     }
 
+    /// Whether what the session knows was not read for it.
+    pub(crate) fn is_assumed(&self, token: LockToken) -> bool {
+        self.state().session(token).is_some_and(|session| session.is_assumed)
+    }
+
     /// What the session assumed may not be true: its messages wait for its end and then begin anew, with the
     /// history as it is stored.
     pub(crate) fn look_again(&self, token: LockToken) {

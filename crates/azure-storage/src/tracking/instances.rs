@@ -203,6 +203,8 @@ impl TrackingStore {
                     known = Known::Nothing;
                 }
                 Err(e) => {
+                    // Its version is not certain now, and what could wait until now would be missing in it.
+                    self.etags.set(instance_id, None);
                     let what = format!("cannot write the Instances row. instance=`{instance_id}`");
                     return Err(self.hub.failed(what, e));
                 }

@@ -10,14 +10,14 @@ use tokio::time::Instant;
 
 use crate::support::*;
 
-async fn economical(world: &World) -> taskhub_azure_storage::AzureStorageService {
+pub(crate) async fn economical(world: &World) -> taskhub_azure_storage::AzureStorageService {
     let worker = world.worker_with(World::default_settings("w1")).await;
     worker.set_activity_slots(10);
     worker
 }
 
 /// Runs the first episode, which schedules activities.
-async fn begin(
+pub(crate) async fn begin(
     world: &World,
     worker: &taskhub_azure_storage::AzureStorageService,
     id: &str,
@@ -178,18 +178,7 @@ async fn an_episode_on_an_old_memory_is_run_again_at_once_and_its_messages_are_t
     let world = World::new();
     let worker = economical(&world).await;
     let first = begin(&world, &worker, "a", 0).await;
-    // Another worker has stored an episode.
-    let rows = world.store.entities("TestHubHistory");
-    let mut row = rows.iter().find(|row| row.row_key.ends_with('2')).unwrap().clone();
-    row.row_key = format!("{:016X}", 3);
-    row.set("EventType", "OrchestratorStarted");
-    world.store.load_entity("TestHubHistory", row.clone());
-    row.row_key = format!("{:016X}", 4);
-    row.set("EventType", "OrchestratorCompleted");
-    world.store.load_entity("TestHubHistory", row);
-    let sentinel = rows.iter().find(|row| row.row_key == "sentinel").unwrap().clone();
-    world.store.load_entity("TestHubHistory", sentinel);
-
+    store_elsewhere(&world);
     world.client().send_event(OrchestrationInstance::current("a"), raised("Go")).await.unwrap();
     let item = lock(&worker).await;
     assert_eq!((item.history.len(), &item.instance), (3, &first.instance));
@@ -207,6 +196,36 @@ async fn an_episode_on_an_old_memory_is_run_again_at_once_and_its_messages_are_t
     let commit = episode(&world, &item, vec![completed(&world, 0, "1")]);
     finish(&worker, item, commit).await;
     assert_eq!((world.control_messages(), world.work_item_messages()), (0, 0));
+}
+
+/// Another worker stores an empty episode of the only instance, after the one that is there.
+fn store_elsewhere(world: &World) {
+    let rows = world.store.entities("TestHubHistory");
+    let mut row = rows.iter().find(|row| row.row_key.ends_with('2')).unwrap().clone();
+    row.row_key = format!("{:016X}", 3);
+    row.set("EventType", "OrchestratorStarted");
+    world.store.load_entity("TestHubHistory", row.clone());
+    row.row_key = format!("{:016X}", 4);
+    row.set("EventType", "OrchestratorCompleted");
+    world.store.load_entity("TestHubHistory", row);
+    let sentinel = rows.iter().find(|row| row.row_key == "sentinel").unwrap().clone();
+    world.store.load_entity("TestHubHistory", sentinel);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_are_discarded_by_what_is_stored_and_not_by_an_old_memory() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    begin(&world, &worker, "a", 0).await;
+    store_elsewhere(&world);
+    world.client().send_event(OrchestrationInstance::current("a"), raised("Go")).await.unwrap();
+    for (history, left) in [(3, 1), (5, 0)] {
+        let item = lock(&worker).await;
+        assert_eq!(item.history.len(), history);
+        worker.discard_orchestration(item.token).await.unwrap();
+        worker.release_orchestration(item.token).await;
+        assert_eq!(world.control_messages(), left);
+    }
 }
 
 #[tokio::test(start_paused = true)]

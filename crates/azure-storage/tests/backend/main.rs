@@ -7,6 +7,7 @@ mod balance;
 mod checkpoint;
 mod client;
 mod economy;
+mod economy_faults;
 mod fleet;
 mod liveness;
 mod managers;
