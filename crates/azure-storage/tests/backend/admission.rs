@@ -242,10 +242,7 @@ async fn put_answer(world: &World, caller: OrchestrationInstance) {
 async fn an_answer_of_an_entity_waits_until_the_request_is_stored() {
     let world = World::new();
     let (client, worker) = (world.client(), world.worker("w1").await);
-    let caller = start(&client, "caller").await;
-    let item = lock(&worker).await;
-    let commit = episode(&world, &item, vec![]);
-    finish(&worker, item, commit).await;
+    let caller = begin(&world, &worker, "caller", 0).await.instance;
     put_answer(&world, caller).await;
     assert!(worker.lock_next_orchestration(Duration::from_secs(5)).await.unwrap().is_none());
 
@@ -268,10 +265,7 @@ async fn an_answer_of_an_entity_waits_until_the_request_is_stored() {
 async fn an_answer_of_an_entity_to_what_was_never_stored_ends() {
     let world = World::new();
     let (client, worker) = (world.client(), world.worker("w1").await);
-    let caller = start(&client, "caller").await;
-    let item = lock(&worker).await;
-    let commit = episode(&world, &item, vec![]);
-    finish(&worker, item, commit).await;
+    let caller = begin(&world, &worker, "caller", 0).await.instance;
     put_answer(&world, caller.clone()).await;
     assert!(worker.lock_next_orchestration(Duration::from_secs(3600)).await.unwrap().is_none());
     assert_eq!(world.control_messages(), 0, "after a while");

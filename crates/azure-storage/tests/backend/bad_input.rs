@@ -39,10 +39,7 @@ async fn messages_that_cannot_be_read_stay_in_the_queue_and_do_not_hinder_others
 async fn a_history_that_cannot_be_read_keeps_its_messages_and_names_the_row() {
     let world = World::new();
     let (client, worker) = (world.client(), world.worker("w1").await);
-    start(&client, "bad").await;
-    let item = lock(&worker).await;
-    let commit = episode(&world, &item, vec![]);
-    finish(&worker, item, commit).await;
+    begin(&world, &worker, "bad", 0).await;
     let rows = world.store.entities("TestHubHistory");
     let mut row = rows.into_iter().find(|r| r.str("EventType") == Some("OrchestratorStarted")).unwrap();
     row.set("EventType", "SomethingNew");

@@ -4,31 +4,11 @@ use std::time::Duration;
 
 use taskhub_core::{
     ActivityWorkItem, ErrorKind, EventKind, HistoryEvent, OrchestrationInstance, OrchestrationService,
-    OrchestrationServiceClient, OrchestrationStatus, OrchestrationWorkItem, TaskMessage,
+    OrchestrationServiceClient, OrchestrationStatus, TaskMessage,
 };
 use tokio::time::Instant;
 
 use crate::support::*;
-
-pub(crate) async fn economical(world: &World) -> taskhub_azure_storage::AzureStorageService {
-    let worker = world.worker_with(World::default_settings("w1")).await;
-    worker.set_activity_slots(10);
-    worker
-}
-
-/// Runs the first episode, which schedules activities.
-pub(crate) async fn begin(
-    world: &World,
-    worker: &taskhub_azure_storage::AzureStorageService,
-    id: &str,
-    activities: i32,
-) -> OrchestrationWorkItem {
-    start(&world.client(), id).await;
-    let item = lock(worker).await;
-    let commit = episode(world, &item, (0..activities).map(|at| schedule(world, at, "[]")).collect());
-    finish(worker, item.clone(), commit).await;
-    item
-}
 
 /// The event types in all control queues, with the seconds until they are visible.
 fn control_queue(world: &World) -> Vec<(String, u64)> {

@@ -10,7 +10,6 @@ use taskhub_core::{
 use taskhub_testkit::faults::{Effect, FaultPlan, Rule};
 use tokio::time::Instant;
 
-use crate::economy::{begin, economical};
 use crate::support::*;
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -288,11 +288,8 @@ async fn a_receive_loop_that_hangs_is_replaced() {
 async fn an_activity_that_its_own_worker_receives_again_is_held_again_and_runs_once() {
     let plan = FaultPlan::default();
     let (world, _) = layered(&plan);
-    let (client, worker) = (world.client(), world.worker("w1").await);
-    start(&client, "i").await;
-    let item = lock(&worker).await;
-    let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
-    finish(&worker, item, commit).await;
+    let worker = world.worker("w1").await;
+    begin(&world, &worker, "i", 1).await;
     let activity = lock_activity(&worker).await;
     plan.add(Rule::on("UpdateMessage", Effect::HangAfter).resource("workitems").nth(1));
     assert!(worker.lock_next_activity(MINUTE * 5).await.unwrap().is_none(), "it runs a second time");
@@ -307,11 +304,8 @@ async fn an_answered_activity_whose_delete_met_a_stale_receipt_is_deleted_and_no
     for effect in [Effect::HangAfter, Effect::LoseReply] {
         let plan = FaultPlan::default();
         let (world, _) = layered(&plan);
-        let (client, worker) = (world.client(), world.worker("w1").await);
-        start(&client, "i").await;
-        let item = lock(&worker).await;
-        let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
-        finish(&worker, item, commit).await;
+        let worker = world.worker("w1").await;
+        begin(&world, &worker, "i", 1).await;
         let activity = lock_activity(&worker).await;
         plan.add(Rule::on("UpdateMessage", effect).resource("workitems"));
         while plan.fired() == 0 {

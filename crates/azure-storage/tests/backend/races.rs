@@ -20,10 +20,7 @@ fn faulty(plan: &FaultPlan) -> World {
 async fn an_event_received_with_a_stale_timer_is_not_discarded_with_it() {
     let world = World::new();
     let (client, first) = (world.client(), world.worker("w1").await);
-    start(&client, "eternal").await;
-    let item = lock(&first).await;
-    let commit = episode(&world, &item, vec![]);
-    finish(&first, item, commit).await;
+    begin(&world, &first, "eternal", 0).await;
     let stale = OrchestrationInstance::new("eternal", "an-earlier-generation");
     let fire_at = world.clock.now() + Duration::from_secs(900);
     let timer = HistoryEvent::message(world.clock.now(), EventKind::TimerFired { timer_id: 7, fire_at });
@@ -52,10 +49,7 @@ async fn a_failed_delete_does_not_leave_the_rest_of_the_batch_held_for_ever() {
     let mut settings = World::settings("w1");
     settings.control_queue_buffer_threshold = 8;
     let (client, worker) = (world.client(), world.worker_with(settings).await);
-    start(&client, "many").await;
-    let item = lock(&worker).await;
-    let commit = episode(&world, &item, vec![]);
-    finish(&worker, item, commit).await;
+    begin(&world, &worker, "many", 0).await;
     for n in 0..10 {
         client.send_event(OrchestrationInstance::current("many"), raised(&format!("E{n}"))).await.unwrap();
     }
@@ -110,11 +104,8 @@ async fn an_id_started_again_while_it_runs_runs_the_new_execution() {
 #[tokio::test(start_paused = true)]
 async fn a_graceful_stop_waits_for_a_running_activity() {
     let world = World::new();
-    let (client, worker) = (world.client(), world.worker("w1").await);
-    start(&client, "a").await;
-    let item = lock(&worker).await;
-    let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
-    finish(&worker, item, commit).await;
+    let worker = world.worker("w1").await;
+    begin(&world, &worker, "a", 1).await;
     let activity = lock_activity(&worker).await;
     let stopping = worker.stop(Duration::from_secs(60));
     let finishing = async {
@@ -232,10 +223,7 @@ async fn a_quick_reply_to_a_new_generation_is_not_put_back() {
     let mut settings = World::settings("w1");
     settings.max_queue_polling_interval = Duration::from_millis(100);
     let (client, worker) = (world.client(), world.worker_with(settings).await);
-    start(&client, "loop").await;
-    let item = lock(&worker).await;
-    let commit = episode(&world, &item, vec![]);
-    finish(&worker, item, commit).await;
+    begin(&world, &worker, "loop", 0).await;
     client.send_event(OrchestrationInstance::current("loop"), raised("Go")).await.unwrap();
     let mut item = lock(&worker).await;
     let token = item.token;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use taskhub_azure_storage::{AzureStorageClient, AzureStorageService};
 use taskhub_core::{
-    ErrorKind, EventKind, ExecutionStarted, HistoryEvent, InstanceFetch, OrchestrationInstance,
-    OrchestrationService, OrchestrationServiceClient, OrchestrationStatus, ParentInstance, TaskMessage,
+    ErrorKind, EventKind, HistoryEvent, InstanceFetch, OrchestrationInstance, OrchestrationService,
+    OrchestrationServiceClient, OrchestrationStatus, TaskMessage,
 };
 use taskhub_storage::memory::StoredMessage;
 use taskhub_storage::{Condition, Entity, TableOperation};
@@ -15,29 +15,9 @@ use taskhub_testkit::faults::{Effect, FaultPlan, Rule};
 
 use crate::support::*;
 
-/// The start of the child `child`, as task 0 of the parent asks for it.
-fn child_start(world: &World, parent: &OrchestrationInstance, execution: &str) -> TaskMessage {
-    let instance = OrchestrationInstance::new("child", execution);
-    let started = ExecutionStarted {
-        instance: instance.clone(),
-        parent: Some(ParentInstance {
-            name: Some("Echo".into()),
-            instance: parent.clone(),
-            task_schedule_id: 0,
-            version: Some(String::new()),
-        }),
-        name: "Child".into(),
-        version: Some(String::new()),
-        input: Some("1".into()),
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
-        generation: None,
-        generate_new_trace: false,
-    };
-    let kind = EventKind::ExecutionStarted(Box::new(started));
-    TaskMessage::new(HistoryEvent::message(world.clock.now(), kind), instance)
+/// The start of the child `child`.
+fn start_of_child(world: &World, parent: &OrchestrationInstance, execution: &str) -> TaskMessage {
+    child_start(world, parent, OrchestrationInstance::new("child", execution))
 }
 
 /// An episode that was sent twice, the second time with another execution id: the child must not forget what
@@ -49,7 +29,7 @@ async fn a_child_started_twice_by_its_parent_runs_once() {
     let parent = start(&client, "parent").await;
     let item = lock(&worker).await;
     let mut commit = episode(&world, &item, vec![schedule(&world, 7, "[]")]);
-    commit.orchestrator_messages = vec![child_start(&world, &parent, "first")];
+    commit.orchestrator_messages = vec![start_of_child(&world, &parent, "first")];
     finish(&worker, item, commit).await;
     let child = lock(&worker).await;
     assert_eq!(child.instance, OrchestrationInstance::new("child", "first"));
@@ -59,7 +39,7 @@ async fn a_child_started_twice_by_its_parent_runs_once() {
     client.send_event(OrchestrationInstance::current("parent"), raised("Again")).await.unwrap();
     let item = lock(&worker).await;
     let mut commit = episode(&world, &item, Vec::new());
-    commit.orchestrator_messages = vec![child_start(&world, &parent, "second")];
+    commit.orchestrator_messages = vec![start_of_child(&world, &parent, "second")];
     finish(&worker, item, commit).await;
     assert!(worker.lock_next_orchestration(SOON).await.unwrap().is_none(), "the child is not run anew");
     assert_eq!(world.row("child", "ExecutionId"), "first");
@@ -74,7 +54,7 @@ async fn a_child_whose_first_row_was_never_written_gets_a_whole_one() {
     let parent = start(&client, "parent").await;
     let item = lock(&worker).await;
     let mut commit = episode(&world, &item, vec![schedule(&world, 7, "[]")]);
-    commit.orchestrator_messages = vec![child_start(&world, &parent, "first")];
+    commit.orchestrator_messages = vec![start_of_child(&world, &parent, "first")];
     finish(&worker, item, commit).await;
     let child = lock(&worker).await;
     let commit = episode(&world, &child, vec![schedule(&world, 0, "[]")]);
@@ -101,17 +81,14 @@ async fn a_generation_whose_first_checkpoint_was_cut_off_goes_on() {
     let (world, plan) = World::with_faults();
     let mut settings = World::settings("w1");
     settings.sabotage.max_batch_rows = Some(3);
-    let (client, worker) = (world.client(), world.worker_with(settings).await);
-    start(&client, "eternal").await;
-    let item = lock(&worker).await;
-    let commit = episode(&world, &item, vec![schedule(&world, 0, "[]")]);
-    finish(&worker, item, commit).await;
+    let worker = world.worker_with(settings).await;
+    begin(&world, &worker, "eternal", 1).await;
     let activity = lock_activity(&worker).await;
     worker.complete_activity(activity.token, reply(&world, &activity.message, "1")).await.unwrap();
 
     let item = lock(&worker).await;
     let next = OrchestrationInstance::new("eternal", "next");
-    let mut started = child_start(&world, &next, "next").event;
+    let mut started = start_of_child(&world, &next, "next").event;
     if let EventKind::ExecutionStarted(started) = &mut started.kind {
         started.instance = next.clone();
         started.parent = None;

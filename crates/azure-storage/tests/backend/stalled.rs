@@ -3,39 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskhub_core::{
-    EventKind, ExecutionId, ExecutionStarted, HistoryEvent, OrchestrationInstance, OrchestrationService,
-    ParentInstance, TaskMessage,
-};
+use taskhub_core::{OrchestrationInstance, OrchestrationService};
 use taskhub_testkit::faults::{Effect, Rule};
 
 use crate::support::*;
-
-/// The start of `c` as a sub-orchestration: nobody has written a row for it.
-fn start_of_child(world: &World, parent: &OrchestrationInstance) -> TaskMessage {
-    let execution_id = Some(ExecutionId::new("0123456789abcdef0123456789abcdef"));
-    let child = OrchestrationInstance { instance_id: "c".into(), execution_id };
-    let started = ExecutionStarted {
-        instance: child.clone(),
-        parent: Some(ParentInstance {
-            name: Some("Parent".into()),
-            instance: parent.clone(),
-            task_schedule_id: 0,
-            version: Some(String::new()),
-        }),
-        name: "Echo".into(),
-        version: Some(String::new()),
-        input: None,
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
-        generation: None,
-        generate_new_trace: false,
-    };
-    let kind = EventKind::ExecutionStarted(Box::new(started));
-    TaskMessage::new(HistoryEvent::message(world.clock.now(), kind), child)
-}
 
 /// The first worker's row is on its way for five minutes, in which it neither renews nor receives.
 async fn check(as_child: bool, write: &'static str) {
@@ -45,7 +16,8 @@ async fn check(as_child: bool, write: &'static str) {
         start(&client, "p").await;
         let item = lock(&first).await;
         let mut commit = episode(&world, &item, vec![]);
-        commit.orchestrator_messages.push(start_of_child(&world, &item.instance));
+        let child = OrchestrationInstance::new("c", "0123456789abcdef0123456789abcdef");
+        commit.orchestrator_messages.push(child_start(&world, &item.instance, child));
         finish(&first, item, commit).await;
     } else {
         start(&client, "c").await;

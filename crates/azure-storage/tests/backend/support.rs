@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use taskhub_azure_storage::{AzureStorageClient, AzureStorageService, AzureStorageSettings, Hub};
 use taskhub_core::{
-    ActivityWorkItem, Clock, EpisodeCommit, EventKind, HistoryEvent, OrchestrationInstance,
-    OrchestrationService, OrchestrationServiceClient, OrchestrationStatus, OrchestrationWorkItem, SeededIds,
-    StartOutcome, StartRequest, TaskHubName, TaskMessage, Timestamp,
+    ActivityWorkItem, Clock, EpisodeCommit, EventKind, ExecutionStarted, HistoryEvent, OrchestrationInstance,
+    OrchestrationService, OrchestrationServiceClient, OrchestrationStatus, OrchestrationWorkItem,
+    ParentInstance, SeededIds, StartOutcome, StartRequest, TaskHubName, TaskMessage, Timestamp,
 };
 use taskhub_storage::StorageAccount;
 use taskhub_storage::memory::MemoryStore;
@@ -110,6 +110,27 @@ pub(crate) async fn start(client: &AzureStorageClient, instance: &str) -> Orches
     }
 }
 
+/// A worker with the short cuts that it takes by default, and ten slots for activities.
+pub(crate) async fn economical(world: &World) -> AzureStorageService {
+    let worker = world.worker_with(World::default_settings("w1")).await;
+    worker.set_activity_slots(10);
+    worker
+}
+
+/// Runs the first episode, which schedules activities.
+pub(crate) async fn begin(
+    world: &World,
+    worker: &AzureStorageService,
+    id: &str,
+    activities: i32,
+) -> OrchestrationWorkItem {
+    start(&world.client(), id).await;
+    let item = lock(worker).await;
+    let commit = episode(world, &item, (0..activities).map(|at| schedule(world, at, "[]")).collect());
+    finish(worker, item.clone(), commit).await;
+    item
+}
+
 pub(crate) async fn lock(worker: &AzureStorageService) -> OrchestrationWorkItem {
     worker.lock_next_orchestration(SOON).await.unwrap().expect("an orchestration within two minutes")
 }
@@ -204,4 +225,32 @@ pub(crate) fn reply(world: &World, request: &TaskMessage, result: &str) -> TaskM
 pub(crate) async fn finish(worker: &AzureStorageService, item: OrchestrationWorkItem, commit: EpisodeCommit) {
     worker.complete_orchestration(item.token, commit).await.unwrap();
     worker.release_orchestration(item.token).await;
+}
+
+/// The start of `child`, as task 0 of the parent asks for it; nobody has written a row for it.
+pub(crate) fn child_start(
+    world: &World,
+    parent: &OrchestrationInstance,
+    child: OrchestrationInstance,
+) -> TaskMessage {
+    let started = ExecutionStarted {
+        instance: child.clone(),
+        parent: Some(ParentInstance {
+            name: Some("Echo".into()),
+            instance: parent.clone(),
+            task_schedule_id: 0,
+            version: Some(String::new()),
+        }),
+        name: "Child".into(),
+        version: Some(String::new()),
+        input: Some("1".into()),
+        tags: None,
+        correlation: None,
+        parent_trace_context: None,
+        scheduled_start_time: None,
+        generation: None,
+        generate_new_trace: false,
+    };
+    let kind = EventKind::ExecutionStarted(Box::new(started));
+    TaskMessage::new(HistoryEvent::message(world.clock.now(), kind), child)
 }
