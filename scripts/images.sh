@@ -34,7 +34,8 @@ check() { # DOCKERFILE
   cargo=$(grep -oE 'cargo build [^&\\]*' "$file") || die "$file builds nothing"
   # The program is copied from where cargo puts it, and started by the entry point and the health check.
   program=$(sed -E 's/.*--bin ([a-z-]+).*/\1/' <<<"$cargo")
-  for word in "cp target/release/$program /$program" "ENTRYPOINT [\"/usr/local/bin/$program\"]" \
+  profile=$(sed -nE 's/.*--profile ([a-z]+).*/\1/p' <<<"$cargo")
+  for word in "cp target/${profile:-release}/$program /$program" "ENTRYPOINT [\"/usr/local/bin/$program\"]" \
     "CMD [\"/usr/local/bin/$program\", \"healthcheck\"]" 'STOPSIGNAL SIGTERM' ':nonroot'; do
     grep -qF -- "$word" "$file" || die "$file lacks: $word"
   done
