@@ -164,13 +164,13 @@ pub(crate) async fn end_terminated(
 /// Deletes processed messages, some at a time.
 pub(crate) async fn delete_all(shared: &Shared, messages: &[Arc<HeldMessage>]) -> Result<(), ServiceError> {
     let limit = shared.hub.settings.max_storage_operation_concurrency;
-    stream::iter(messages.to_vec())
+    // However this ends, none of them is renewed any more.
+    let guard = Guard::new(|| messages.iter().for_each(|message| shared.sessions.forget(message)));
+    let deleted = stream::iter(messages.to_vec())
         .map(|message| async move {
             let queues = &*shared.hub.account.queues;
-            // However this ends, it is not renewed any more.
-            let forgotten = Guard::new(|| shared.sessions.forget(&message));
             let deleted = message.delete(queues).await;
-            drop(forgotten);
+            shared.sessions.forget(&message);
             match &deleted {
                 Ok(true) => shared.recorder.succeeded(&message),
                 Ok(false) => {}
@@ -192,7 +192,7 @@ pub(crate) async fn delete_all(shared: &Shared, messages: &[Arc<HeldMessage>]) -
         .buffer_unordered(limit)
         // One failure must not leave the others undone.
         .collect::<Vec<_>>()
-        .await
-        .into_iter()
-        .collect()
+        .await;
+    guard.disarm();
+    deleted.into_iter().collect()
 }

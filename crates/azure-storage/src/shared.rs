@@ -149,6 +149,8 @@ impl Shared {
         }
         let messages = self.sessions.current(token);
         self.sessions.admit(token, Vec::new(), Vec::new());
+        // All of them first: whatever becomes of the others' requests, none is renewed any more.
+        messages.iter().for_each(|message| self.sessions.forget(message));
         join_all(messages.iter().map(|m| self.put_back_because(m, &reason))).await;
     }
 
@@ -270,8 +272,8 @@ impl Shared {
         if self.hub.settings.planted(Planted::KeepReceived) {
             return;
         }
+        messages.iter().for_each(|message| self.sessions.forget(message));
         join_all(messages.iter().map(|message| async move {
-            self.sessions.forget(message);
             if let Err(e) = message.give_back(queues, Duration::ZERO).await {
                 tracing::warn!(
                     hub = %self.hub.name(), instance = %message.instance_id(), error = %e,

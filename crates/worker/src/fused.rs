@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
-use taskhub_core::{Clock, EpisodeCommit, EventKind, OrchestrationStatus, TaskMessage};
+use taskhub_core::{Clock, EpisodeCommit, EventKind, HistoryEvent, OrchestrationStatus, TaskMessage};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::debug;
@@ -117,6 +117,8 @@ impl Fused {
         if commit.status != OrchestrationStatus::Running
             || self.life.stopping.is_cancelled()
             || !commit.activity_messages.iter().any(|request| self.settings.include(request))
+            // Whatever they answer, it would not fit.
+            || text_bytes(&commit.new_events) > MAX_BYTES
             || Instant::now() >= budget.ends_at
         {
             return ran;
@@ -169,7 +171,7 @@ impl Fused {
     pub(crate) fn append(&self, commit: &mut EpisodeCommit, ran: Ran, next: EpisodeCommit) -> bool {
         // What has led to the next generation is never stored.
         let before = if next.replaces_history { &[][..] } else { &commit.new_events };
-        let bytes = before.iter().chain(&next.new_events).map(|event| event.kind.text_bytes()).sum::<usize>();
+        let bytes = text_bytes(before) + text_bytes(&next.new_events);
         if before.len() + next.new_events.len() > self.max_events || bytes > MAX_BYTES {
             commit.activity_messages.extend(ran.requests);
             commit.activity_messages.sort_by_key(|request| request.event.event_id);
@@ -189,4 +191,8 @@ impl Fused {
         commit.timer_messages.extend(next.timer_messages);
         true
     }
+}
+
+fn text_bytes(events: &[HistoryEvent]) -> usize {
+    events.iter().map(|event| event.kind.text_bytes()).sum()
 }

@@ -157,6 +157,8 @@ impl TableManager {
             row.current_owner.as_ref() == me
                 && row.next_owner.is_none()
                 && !row.is_draining
+                // Without its version it would be written over whatever others have written.
+                && row.etag.is_some()
                 && self.hub.names.partition_of_queue(&row.queue).is_some()
         };
         let settled = !self.hub.settings.dtfx_cadence && rows.iter().all(mine);

@@ -253,8 +253,9 @@ impl HeldMessage {
     /// nothing to renew.
     pub(crate) fn renewal_due_in(&self) -> Option<Duration> {
         let lock = self.lock();
-        let due_at = lock.hidden_until - self.visibility * 2 / 3;
-        (lock.state == State::Held).then(|| due_at.saturating_duration_since(Instant::now()))
+        let left = lock.hidden_until.saturating_duration_since(Instant::now());
+        // A timer that is due is hidden for a moment only.
+        (lock.state == State::Held).then(|| left.saturating_sub(self.visibility * 2 / 3))
     }
 
     /// The next turn, if a renewal is due and no other request about the message is under way.

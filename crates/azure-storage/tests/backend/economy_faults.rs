@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskhub_azure_storage::AzureStorageService;
+use taskhub_azure_storage::{AzureStorageService, AzureStorageSettings};
 use taskhub_core::{
     OrchestrationInstance, OrchestrationService, OrchestrationServiceClient, ServiceError, TaskMessage,
 };
@@ -39,10 +39,8 @@ async fn nothing_comes(worker: &AzureStorageService) {
 #[tokio::test(start_paused = true)]
 async fn what_an_episode_has_put_becomes_visible_when_it_is_cut_off_while_it_puts_more() {
     let (world, plan) = World::with_faults();
-    let settings = taskhub_azure_storage::AzureStorageSettings {
-        max_storage_operation_concurrency: 1,
-        ..World::default_settings("w1")
-    };
+    let settings =
+        AzureStorageSettings { max_storage_operation_concurrency: 1, ..World::default_settings("w1") };
     let worker = Arc::new(world.worker_with(settings).await);
     worker.set_activity_slots(10);
     start(&world.client(), "a").await;
@@ -70,9 +68,14 @@ async fn what_an_episode_has_put_becomes_visible_when_it_is_cut_off_while_it_put
 
 #[tokio::test(start_paused = true)]
 async fn a_message_whose_deletion_is_cut_off_is_deleted_when_it_comes_again() {
-    for queue in ["control", "workitems"] {
+    for (queue, concurrency) in [("control", 50), ("workitems", 50), ("control", 1), ("workitems", 1)] {
         let (world, plan) = World::with_faults();
-        let worker = Arc::new(economical(&world).await);
+        let settings = AzureStorageSettings {
+            max_storage_operation_concurrency: concurrency,
+            ..World::default_settings("w1")
+        };
+        let worker = Arc::new(world.worker_with(settings).await);
+        worker.set_activity_slots(10);
         begin(&world, &worker, "a", 1).await;
         let activity = lock_activity(&worker).await;
         worker.complete_activity(activity.token, reply(&world, &activity.message, "1")).await.unwrap();
@@ -182,4 +185,30 @@ async fn with_dtfx_cadence_an_episode_that_loses_takes_nothing_back() {
         assert!(worker.complete_orchestration(item.token, commit).await.is_err());
         assert_eq!(world.work_item_messages(), left);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_whose_giving_back_panics_are_not_kept_for_ever() {
+    let (world, plan) = World::with_faults();
+    let worker = Arc::new(economical(&world).await);
+    begin(&world, &worker, "a", 0).await;
+    for _ in 0..3 {
+        world.client().send_event(OrchestrationInstance::current("a"), raised("Go")).await.unwrap();
+    }
+    tokio::time::sleep(MINUTE).await;
+    let item = lock(&worker).await;
+    assert_eq!(item.messages.len(), 3);
+    plan.add(Rule::on("UpdateMessage", Effect::Panic).nth(1));
+    let (again, token) = (worker.clone(), item.token);
+    let given_back = tokio::spawn(async move { again.abandon_orchestration(token).await });
+    assert!(given_back.await.unwrap_err().is_panic());
+    worker.release_orchestration(token).await;
+    let mut received = 0;
+    while received < 3 {
+        let item = lock(&worker).await;
+        received += item.messages.len();
+        let commit = episode(&world, &item, vec![]);
+        finish(&worker, item, commit).await;
+    }
+    assert_eq!(world.control_messages(), 0);
 }

@@ -187,3 +187,23 @@ async fn an_activity_that_is_not_here_or_gives_up_is_sent_as_a_request() {
     }
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn beside_events_that_fill_a_transaction_nothing_is_run_only_to_be_run_again() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let service = FakeService::new();
+    service.offer_start("i", "Calls", Some(&format!("\"{}\"", "x".repeat(300_000))));
+    let builder = service
+        .worker()
+        .orchestration("Calls", |ctx: OrchestrationContext, _: String| async move {
+            ctx.call_activity::<_, ()>("Other", ()).await?;
+            Ok::<_, OrchestratorError>(())
+        })
+        .activity("Other", move |_: ActivityContext, (): ()| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async { Ok::<(), ActivityError>(()) }
+        });
+    run(&service, builder, FusedActivities::all()).await;
+    assert_eq!((service.commits()[0].activity_messages.len(), calls.load(Ordering::Relaxed)), (1, 0));
+}
