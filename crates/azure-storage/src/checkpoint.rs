@@ -163,36 +163,44 @@ pub(crate) async fn end_terminated(
 
 /// Deletes processed messages, some at a time.
 pub(crate) async fn delete_all(shared: &Shared, messages: &[Arc<HeldMessage>]) -> Result<(), ServiceError> {
-    let limit = shared.hub.settings.max_storage_operation_concurrency;
     // However this ends, none of them is renewed any more.
     let guard = Guard::new(|| messages.iter().for_each(|message| shared.sessions.forget(message)));
-    let deleted = stream::iter(messages.to_vec())
-        .map(|message| async move {
-            let queues = &*shared.hub.account.queues;
-            let deleted = message.delete(queues).await;
-            shared.sessions.forget(&message);
-            match &deleted {
-                Ok(true) => shared.recorder.succeeded(&message),
-                Ok(false) => {}
-                Err(_) => {
-                    if let Err(e) = message.put_off(queues).await {
-                        tracing::debug!(hub = %shared.hub.name(), error = %e, "cannot put off a processed message");
-                    }
-                }
-            }
-            deleted.map(drop).map_err(|e| {
-                let what = format!(
-                    "cannot delete a processed message. queue=`{}` instance=`{}`",
-                    message.queue,
-                    message.instance_id()
-                );
-                shared.hub.failed(what, e)
-            })
-        })
-        .buffer_unordered(limit)
-        // One failure must not leave the others undone.
-        .collect::<Vec<_>>()
-        .await;
+    let deleted = match messages {
+        // As a rule there is one.
+        [message] => delete(shared, message).await,
+        _ => {
+            let limit = shared.hub.settings.max_storage_operation_concurrency;
+            let deleted = stream::iter(messages.to_vec())
+                .map(|message| async move { delete(shared, &message).await })
+                .buffer_unordered(limit)
+                // One failure must not leave the others undone.
+                .collect::<Vec<_>>();
+            deleted.await.into_iter().collect()
+        }
+    };
     guard.disarm();
-    deleted.into_iter().collect()
+    deleted
+}
+
+async fn delete(shared: &Shared, message: &HeldMessage) -> Result<(), ServiceError> {
+    let queues = &*shared.hub.account.queues;
+    let deleted = message.delete(queues).await;
+    shared.sessions.forget(message);
+    match &deleted {
+        Ok(true) => shared.recorder.succeeded(message),
+        Ok(false) => {}
+        Err(_) => {
+            if let Err(e) = message.put_off(queues).await {
+                tracing::debug!(hub = %shared.hub.name(), error = %e, "cannot put off a processed message");
+            }
+        }
+    }
+    deleted.map(drop).map_err(|e| {
+        let what = format!(
+            "cannot delete a processed message. queue=`{}` instance=`{}`",
+            message.queue,
+            message.instance_id()
+        );
+        shared.hub.failed(what, e)
+    })
 }

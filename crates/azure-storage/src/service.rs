@@ -119,7 +119,7 @@ impl AzureStorageService {
         let shared = &self.running()?.shared;
         let deadline = Instant::now() + timeout;
         loop {
-            let changed = shared.sessions.changed.notified();
+            let changed = shared.sessions.changed(kind).notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             if shared.stopping.is_cancelled() {
@@ -251,7 +251,9 @@ impl OrchestrationService for AzureStorageService {
         let running = self.running()?;
         let shared = &running.shared;
         shared.stopping.cancel();
-        shared.sessions.changed.notify_waiters();
+        for kind in [InstanceKind::Orchestration, InstanceKind::Entity] {
+            shared.sessions.changed(kind).notify_waiters();
+        }
         for (queue, _) in shared.queues().values() {
             queue.stop.cancel();
         }

@@ -44,7 +44,8 @@ pub use limits::{MAX_TRANSACTION_BYTES, fits_queue_message, transaction_bytes};
 pub use operation::{OPERATIONS, Operation, Repetition, Service};
 pub use queue::{PopReceipt, PutReceipt, QueueMessage, QueueStore};
 pub use table::{
-    Condition, ETag, Entity, EntityPage, Properties, TableOperation, TableQuery, TableStore, Value, quote_filter_text,
+    Condition, ETag, Entity, EntityPage, Properties, TableOperation, TableQuery, TableStore, Value,
+    quote_filter_text,
 };
 
 use std::sync::Arc;

@@ -92,7 +92,8 @@ impl OrchestrationWork {
     async fn episode(&self, live: &mut Live, messages: Vec<TaskMessage>) -> Next {
         let Live { token, instance_id, attempt, locked_until, state, session } = live;
         let token = *token;
-        let run = AssertUnwindSafe(Box::pin(self.run_episodes(state, messages, session.as_mut()))).catch_unwind();
+        let run =
+            AssertUnwindSafe(Box::pin(self.run_episodes(state, messages, session.as_mut()))).catch_unwind();
         let renew = || self.base.service.renew_orchestration(token);
         let result = tokio::select! {
             biased;

@@ -22,8 +22,8 @@ use crate::tracking::store::LoadedHistory;
 #[derive(Debug, Default)]
 pub(crate) struct SessionManager {
     state: Mutex<State>,
-    /// A batch became ready or a session ended.
-    pub(crate) changed: Notify,
+    /// A batch became ready or a session ended, by kind: nobody looks for what is not for them.
+    changed: [Notify; 2],
     /// Fewer messages are held than before.
     pub(crate) room: Notify,
 }
@@ -93,8 +93,8 @@ pub(crate) enum InstanceKind {
 }
 
 impl InstanceKind {
-    fn includes(self, instance_id: &InstanceId) -> bool {
-        instance_id.is_entity() == (self == Self::Entity)
+    fn of(instance_id: &InstanceId) -> Self {
+        if instance_id.is_entity() { Self::Entity } else { Self::Orchestration }
     }
 }
 
@@ -125,6 +125,15 @@ impl SessionManager {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Signalled when a batch of this kind becomes ready, or a session of it ends.
+    pub(crate) fn changed(&self, kind: InstanceKind) -> &Notify {
+        let [orchestrations, entities] = &self.changed;
+        match kind {
+            InstanceKind::Orchestration => orchestrations,
+            InstanceKind::Entity => entities,
+        }
     }
 
     /// The message of this id, if this process holds it already.
@@ -177,8 +186,9 @@ impl SessionManager {
             return false;
         };
         batch.history = Some(history);
+        let kind = InstanceKind::of(&batch.instance.instance_id);
         drop(state);
-        self.changed.notify_waiters();
+        self.changed(kind).notify_waiters();
         true
     }
 
@@ -225,7 +235,7 @@ impl SessionManager {
         let mut at = 0;
         while at < state.pending.len() {
             let batch = &state.pending[at];
-            if batch.history.is_none() || !kind.includes(&batch.instance.instance_id) {
+            if batch.history.is_none() || InstanceKind::of(&batch.instance.instance_id) != kind {
                 at += 1;
                 continue;
             }
@@ -381,6 +391,7 @@ impl SessionManager {
             };
             state.cache.keep(session.instance.instance_id.clone(), kept);
         }
+        let kind = InstanceKind::of(&session.instance.instance_id);
         let released = if is_closed {
             state.forget_all(&left);
             Released { fetch: Vec::new(), give_back: left }
@@ -391,7 +402,7 @@ impl SessionManager {
             Released { fetch, give_back: Vec::new() }
         };
         drop(state);
-        self.changed.notify_waiters();
+        self.changed(kind).notify_waiters();
         released
     }
 

@@ -254,8 +254,7 @@ impl TrackingStore {
         let last = batches.len().saturating_sub(1);
         for (at, batch) in batches.iter_mut().enumerate() {
             let completed_at = (at == last).then(|| self.hub.clock.now());
-            let stored =
-                self.commit_batch(batch, instance, &execution_id, etag.as_ref(), completed_at).await;
+            let stored = self.commit_batch(batch, instance, &execution_id, etag.as_ref(), completed_at).await;
             etag = Some(stored.map_err(|failure| CommitFailure {
                 // Whoever goes on does so with the events of the batches before, which must be followed by their
                 // messages.
@@ -396,6 +395,9 @@ impl TrackingStore {
         &self,
         blobs: Vec<blob_column::Offloaded>,
     ) -> Result<Vec<String>, ServiceError> {
+        if blobs.is_empty() {
+            return Ok(Vec::new());
+        }
         stream::iter(blobs)
             .map(|blob| async move {
                 self.large().write(&blob.blob_name, message::compress(&blob.text)).await?;

@@ -138,7 +138,9 @@ impl Table {
             TableOperation::Insert(_) if existing.is_some() => {
                 return Err(refuse(409, "EntityAlreadyExists"));
             }
-            TableOperation::Insert(entity) | TableOperation::InsertOrReplace(entity) => entity.columns.clone(),
+            TableOperation::Insert(entity) | TableOperation::InsertOrReplace(entity) => {
+                entity.columns.clone()
+            }
             TableOperation::InsertOrMerge(entity) => merged(existing, &entity.columns)?,
             TableOperation::Replace(entity, condition) => {
                 matching(condition)?;

@@ -127,7 +127,7 @@ impl Requests {
             self.settings.total_timeout
         };
         let ends_at = Instant::now() + total;
-        let mut delays = self.delays();
+        let mut delays = None;
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -141,7 +141,9 @@ impl Requests {
             if error.kind() != ErrorKind::Unavailable {
                 return conclude(operation, error, attempts > 1, nothing_found);
             }
-            let delay = self.jitter(delays.next_backoff().unwrap_or(self.settings.max_delay));
+            let delay = self.jitter(
+                delays.get_or_insert_with(|| self.delays()).next_backoff().unwrap_or(self.settings.max_delay),
+            );
             let delay = delay.max(error.retry_after().unwrap_or_default());
             if attempts >= self.settings.max_attempts
                 || delay >= ends_at.saturating_duration_since(Instant::now())
