@@ -58,7 +58,11 @@ impl World {
     }
 
     fn hub(&self, id: &str, seed: u64) -> Hub {
-        let faulty = FaultyAccount::wrap(self.store.account(), &self.plan);
+        self.hub_with(id, seed, &self.plan)
+    }
+
+    fn hub_with(&self, id: &str, seed: u64, plan: &FaultPlan) -> Hub {
+        let faulty = FaultyAccount::wrap(self.store.account(), plan);
         let requests = RequestSettings { ids: seeded_ids(seed), ..RequestSettings::default() };
         let account = faulty.layered(requests, &self.counts);
         let settings = AzureStorageSettings::new(TaskHubName::new("FaultHub").unwrap(), id);
@@ -80,9 +84,10 @@ impl World {
         }
     }
 
-    /// Starts the instances, again where that fails, and waits for all of them.
-    async fn use_hub(&self) -> Result<(), String> {
-        let backend = Arc::new(AzureStorageClient::new(self.hub("client", 3)));
+    /// Starts the instances, again where that fails, and waits for all of them. `plan`: what happens to the
+    /// client's requests.
+    async fn use_hub(&self, plan: &FaultPlan) -> Result<(), String> {
+        let backend = Arc::new(AzureStorageClient::new(self.hub_with("client", 3, plan)));
         let client = TaskHubClient::new(backend).with_environment(self.clock.clone(), seeded_ids(4));
         for (name, input, _) in instances() {
             let mut start = Start::new(name).instance_id(name);
@@ -117,7 +122,17 @@ impl World {
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
         }
-        self.locks_are_free(&client).await
+        self.locks_are_free(&client).await?;
+        self.nothing_is_held().await
+    }
+
+    /// Nothing is left in the queues, and nothing is renewed.
+    async fn nothing_is_held(&self) -> Result<(), String> {
+        let renewals = self.counts.of("UpdateMessage").count;
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let renewals = self.counts.of("UpdateMessage").count - renewals;
+        let left: usize = self.store.queues().iter().map(|queue| self.store.messages(queue).len()).sum();
+        if (left, renewals) == (0, 0) { Ok(()) } else { Err(format!("{left} left, {renewals} renewals")) }
     }
 
     /// Whoever has locked an entity gives it back in the end, however often its messages came.
@@ -144,7 +159,7 @@ impl World {
         let stop = CancellationToken::new();
         let (used, ()) = tokio::join!(
             async {
-                let used = self.use_hub().await;
+                let used = self.use_hub(&self.plan).await;
                 stop.cancel();
                 used
             },
@@ -182,6 +197,43 @@ async fn every_fault_at_every_operation_in_use_delays_instances_and_loses_none()
         }
     }
     assert!(failures.is_empty(), "{} of {combinations}:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// A defect of whatever sends the requests costs what is under way, and no more.
+#[tokio::test(start_paused = true)]
+async fn a_panic_at_any_operation_of_a_worker_delays_instances_and_leaves_nothing_held() {
+    let (mut failures, mut fired) = (Vec::new(), 0);
+    for operation in [
+        "GetMessages",
+        "PutMessage",
+        "UpdateMessage",
+        "DeleteMessage",
+        "QueryEntities",
+        "EntityGroupTransaction",
+        "InsertEntity",
+        "MergeEntity",
+        "GetBlob",
+        "PutBlob",
+    ] {
+        for nth in [1, 4, 9, 20] {
+            let world = World::new();
+            let stop = CancellationToken::new();
+            let used = async {
+                // It has begun.
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                world.plan.add(Rule::on(operation, Effect::Panic).nth(nth));
+                let used = world.use_hub(&FaultPlan::default()).await;
+                stop.cancel();
+                used
+            };
+            let (used, ()) = tokio::join!(used, world.work(stop.clone()));
+            fired += world.plan.fired();
+            if let Err(why) = used {
+                failures.push(format!("{operation} #{nth}: {why}"));
+            }
+        }
+    }
+    assert!(failures.is_empty() && fired >= 25, "{fired}: {}", failures.join("\n"));
 }
 
 #[tokio::test(start_paused = true)]
