@@ -10,24 +10,25 @@ use std::cmp::Ordering;
 
 use taskhub_core::Timestamp;
 
+use super::packed::Packed;
 use super::table::ordinal;
-use crate::{Properties, Value};
+use crate::Value;
 
 /// What a filter can ask of a row.
 pub(super) struct Columns<'a> {
     pub(super) partition_key: &'a str,
     pub(super) row_key: &'a str,
     pub(super) written_at: Timestamp,
-    pub(super) columns: &'a Properties,
+    pub(super) columns: &'a Packed,
 }
 
 impl<'a> Columns<'a> {
-    fn get(&self, name: &str) -> Option<Cow<'a, Value>> {
+    fn get(&self, name: &str) -> Option<Value> {
         match name {
-            "PartitionKey" => Some(Cow::Owned(Value::from(self.partition_key))),
-            "RowKey" => Some(Cow::Owned(Value::from(self.row_key))),
-            "Timestamp" => Some(Cow::Owned(Value::DateTime(self.written_at))),
-            _ => self.columns.get(name).map(Cow::Borrowed),
+            "PartitionKey" => Some(Value::from(self.partition_key)),
+            "RowKey" => Some(Value::from(self.row_key)),
+            "Timestamp" => Some(Value::DateTime(self.written_at)),
+            _ => self.columns.get(name),
         }
     }
 }
@@ -103,7 +104,7 @@ impl Filter {
                     .get(name)
                     .and_then(|found| compare(&found, value))
                     .is_some_and(|order| comparison.holds(order)),
-                Step::IsTrue(name) => row.get(name).as_deref() == Some(&Value::Bool(true)),
+                Step::IsTrue(name) => row.get(name) == Some(Value::Bool(true)),
                 Step::Constant(value) => *value,
                 Step::And => {
                     let right = stack.pop().unwrap_or_default();

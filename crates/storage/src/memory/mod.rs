@@ -11,6 +11,7 @@ mod blob;
 mod filter;
 mod inspect;
 mod lease;
+mod packed;
 mod queue;
 mod table;
 

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE as BASE64;
 use taskhub_core::Timestamp;
 
 use super::filter::{Columns, Filter};
+use super::packed::Packed;
 use super::{MemoryStore, Tables};
 use crate::limits::{
     MAX_ROWS, check_key, check_operation, check_row_size, check_table_name, check_transaction,
@@ -43,13 +44,13 @@ const ETAG_BYTES: usize = 46;
 
 #[derive(Debug, Clone)]
 struct Row {
-    columns: Properties,
+    columns: Packed,
     etag: ETag,
     written_at: Timestamp,
 }
 
 impl Row {
-    fn new(columns: Properties, stamp: Timestamp) -> Self {
+    fn new(columns: &Properties, stamp: Timestamp) -> Self {
         let mut etag = String::with_capacity(ETAG_BYTES);
         etag.push_str("W/\"datetime'");
         for (at, part) in stamp.to_round_trip().split(':').enumerate() {
@@ -58,7 +59,7 @@ impl Row {
         }
         etag.push_str("'\"");
         let etag = ETag::new(etag);
-        Self { columns, etag, written_at: stamp }
+        Self { columns: Packed::new(columns), etag, written_at: stamp }
     }
 }
 
@@ -87,7 +88,7 @@ impl Table {
     }
 
     pub(super) fn load(&mut self, entity: Entity, stamp: Timestamp) {
-        let mut row = Row::new(entity.columns, stamp);
+        let mut row = Row::new(&entity.columns, stamp);
         row.written_at = entity.timestamp.unwrap_or(stamp);
         self.apply(Key(entity.partition_key), vec![(Key(entity.row_key), Some(row))]);
     }
@@ -129,22 +130,22 @@ impl Table {
             (Some(row), _) => Ok(row),
         };
         let merged = |row: Option<&Row>, columns: &Properties| {
-            let mut all = row.map(|row| row.columns.clone()).unwrap_or_default();
+            let mut all = row.map(|row| row.columns.unpack()).unwrap_or_default();
             all.extend(columns.iter().map(|(name, value)| (name.clone(), value.clone())));
             check_row_size(operation, &self.name, partition_key, row_key, &all)?;
-            Ok(all)
+            Ok(Row::new(&all, stamp))
         };
-        let columns = match write {
+        let row = match write {
             TableOperation::Insert(_) if existing.is_some() => {
                 return Err(refuse(409, "EntityAlreadyExists"));
             }
             TableOperation::Insert(entity) | TableOperation::InsertOrReplace(entity) => {
-                entity.columns.clone()
+                Row::new(&entity.columns, stamp)
             }
             TableOperation::InsertOrMerge(entity) => merged(existing, &entity.columns)?,
             TableOperation::Replace(entity, condition) => {
                 matching(condition)?;
-                entity.columns.clone()
+                Row::new(&entity.columns, stamp)
             }
             TableOperation::Merge(entity, condition) => merged(Some(matching(condition)?), &entity.columns)?,
             TableOperation::Delete { condition, .. } => {
@@ -152,7 +153,7 @@ impl Table {
                 return Ok((key, None));
             }
         };
-        Ok((key, Some(Row::new(columns, stamp))))
+        Ok((key, Some(row)))
     }
 
     fn apply(&mut self, partition_key: Key, writes: Vec<(Key, Option<Row>)>) -> Vec<Option<ETag>> {
@@ -236,12 +237,7 @@ fn to_entity(partition_key: &str, row_key: &str, row: &Row, select: &[String]) -
         row_key: text("RowKey", row_key),
         etag: Some(row.etag.clone()),
         timestamp: selected("Timestamp").then_some(row.written_at),
-        columns: if select.is_empty() {
-            row.columns.clone()
-        } else {
-            let wanted = select.iter().filter_map(|name| row.columns.get_key_value(name.as_str()));
-            wanted.map(|(name, value)| (name.clone(), value.clone())).collect()
-        },
+        columns: if select.is_empty() { row.columns.unpack() } else { row.columns.select(select) },
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Properties;
 
 fn row() -> Properties {
     Properties::from([
@@ -15,7 +16,7 @@ fn row() -> Properties {
 
 #[track_caller]
 fn check(filter: &str, expected: bool) {
-    let columns = row();
+    let columns = Packed::new(&row());
     let row = Columns {
         partition_key: "p 1",
         row_key: "r",
@@ -150,7 +151,7 @@ proptest::proptest! {
             text.push_str(&format!("{not}{name} {comparison} '{value}'"));
         }
         let filter = Filter::parse(&text).unwrap();
-        let columns = Properties::new();
+        let columns = Packed::new(&Properties::new());
         let row = Columns {
             partition_key: &partition_key, row_key: &row_key, written_at: Timestamp::MIN, columns: &columns,
         };
