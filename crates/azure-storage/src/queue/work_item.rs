@@ -100,6 +100,8 @@ struct Poll {
     backoff: PollingBackoff,
     /// Not before then, unless something is known to have come.
     next: Option<Instant>,
+    /// The queue was not looked at because no slot was free.
+    is_full: bool,
 }
 
 #[derive(Debug, Default)]
@@ -216,7 +218,11 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl WorkItemQueue {
     pub(crate) fn new(hub: Hub, receiver: Receiver) -> Self {
         let queue = hub.names.work_item_queue();
-        let poll = Poll { backoff: PollingBackoff::new(hub.settings.max_queue_polling_interval), next: None };
+        let poll = Poll {
+            backoff: PollingBackoff::new(hub.settings.max_queue_polling_interval),
+            next: None,
+            is_full: false,
+        };
         Self {
             hub,
             receiver,
@@ -232,6 +238,11 @@ impl WorkItemQueue {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// How many more requests this process can run now.
+    fn free(&self) -> usize {
+        self.state().free(self.waiting.load(Ordering::Relaxed))
     }
 
     /// There may be something in the queue.
@@ -353,12 +364,16 @@ impl WorkItemQueue {
             if let Some(message) = self.state().local.pop_front() {
                 return Ok(Some(message));
             }
+            if poll.is_full && self.free() > 0 {
+                poll.next = None;
+            }
             let next = match poll.next {
                 Some(next) => next,
                 None => {
                     self.gather_slots(stop).await;
-                    let free = self.state().free(self.waiting.load(Ordering::Relaxed));
+                    let free = self.free();
                     let is_possible = self.state().slots == 0 || free > 0;
+                    poll.is_full = !is_possible;
                     let set_aside = if is_possible { self.receive(free).await? } else { 0 };
                     let received = self.state().local.pop_front();
                     if let Some(message) = received {
@@ -393,6 +408,7 @@ impl WorkItemQueue {
                     }
                 }
                 () = stop.cancelled() => return Ok(None),
+                () = self.freed.notified(), if poll.is_full => {}
                 () = tokio::time::sleep_until(until) => {
                     let now = Instant::now();
                     if self.state().take_expected(now) {
@@ -436,8 +452,8 @@ impl WorkItemQueue {
         let mut in_time = std::pin::pin!(tokio::time::sleep(GATHERING_TIME));
         loop {
             let is_worth_it = {
+                let free = self.free();
                 let state = self.state();
-                let free = state.free(self.waiting.load(Ordering::Relaxed));
                 state.has_more && !state.locked.is_empty() && free < state.slots.div_ceil(2)
             };
             if !is_worth_it {
