@@ -127,6 +127,6 @@ pub(crate) fn settings(host: &HostJson) -> WorkerSettings {
     if let Some(on) = host.extended_sessions_enabled {
         settings.extended_sessions_enabled = on;
     }
-    settings.fused_activities.all = host.fuse_activities == Some(true) && host.dtfx_cadence != Some(true);
+    settings.fused_activities.all = host.fuse_activities == Some(true);
     settings
 }

@@ -52,7 +52,6 @@ struct Batch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FetchRequest {
     pub(crate) batch: u64,
-    pub(crate) partition: PartitionId,
     pub(crate) instance: OrchestrationInstance,
 }
 
@@ -179,17 +178,14 @@ impl SessionManager {
         Released { fetch, give_back: Vec::new() }
     }
 
-    /// A batch's history has been read: it may become a session. `false` when the batch is gone.
-    pub(crate) fn loaded(&self, batch: u64, history: LoadedHistory) -> bool {
+    /// A batch's history has been read: it may become a session, if it is still there.
+    pub(crate) fn loaded(&self, batch: u64, history: LoadedHistory) {
         let mut state = self.state();
-        let Some(batch) = state.pending.iter_mut().find(|b| b.id == batch) else {
-            return false;
-        };
+        let Some(batch) = state.pending.iter_mut().find(|b| b.id == batch) else { return };
         batch.history = Some(history);
         let kind = InstanceKind::of(&batch.instance.instance_id);
         drop(state);
         self.changed(kind).notify_waiters();
-        true
     }
 
     /// The history for a batch without reading it: a remembered one, or none for an instance that is being
@@ -468,7 +464,7 @@ impl State {
             batch.id = self.last_id;
             batch.history = None;
             let instance = batch.instance.clone();
-            fetch.push(FetchRequest { batch: batch.id, partition: batch.partition, instance });
+            fetch.push(FetchRequest { batch: batch.id, instance });
         }
         fetch
     }
@@ -540,7 +536,7 @@ impl State {
                 }
                 None => {
                     let id = self.next_id();
-                    fetch.push(FetchRequest { batch: id, partition, instance: target.clone() });
+                    fetch.push(FetchRequest { batch: id, instance: target.clone() });
                     self.pending.push_back(Batch {
                         id,
                         partition,

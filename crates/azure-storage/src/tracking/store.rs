@@ -448,9 +448,9 @@ fn next_batch(
     let mut batch = Vec::new();
     let (mut estimated, mut sent) = (0, SENTINEL_BYTES);
     while let Some(operation) = operations.next_if(|next| {
-        batch.is_empty() || sent + storage::transaction_bytes(next) <= storage::MAX_TRANSACTION_BYTES
+        sent += storage::transaction_bytes(next);
+        batch.is_empty() || sent <= storage::MAX_TRANSACTION_BYTES
     }) {
-        sent += storage::transaction_bytes(&operation);
         if let TableOperation::InsertOrReplace(row) = &operation {
             estimated += blob_column::estimated_bytes(row);
         }
