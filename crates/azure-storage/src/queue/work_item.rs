@@ -123,6 +123,8 @@ struct State {
     expected: BTreeSet<Instant>,
     /// The queue had as much as was asked for.
     has_more: bool,
+    /// And some of it was for this worker.
+    has_more_of_ours: bool,
     /// What was put visible, up to this one, has been looked for.
     looked_up_to: u64,
     /// This process has put a request that anybody can receive.
@@ -194,7 +196,14 @@ impl State {
 
     /// Whether requests that this process could run may be in the queue.
     fn may_have_queued(&self) -> bool {
-        self.has_more || self.looked_up_to < self.put_visible
+        self.has_more_of_ours || self.looked_up_to < self.put_visible
+    }
+
+    fn is_unknown(&self, message: &HeldMessage) -> bool {
+        let EventKind::TaskScheduled { name: Some(name), .. } = &message.task().event.kind else {
+            return false;
+        };
+        self.unknown.contains(name)
     }
 
     /// Whether something was expected by now; forgets what was.
@@ -379,7 +388,7 @@ impl WorkItemQueue {
                     if let Some(message) = received {
                         // Work that this worker only gives back is no sign of more to come; polling slows down
                         // as if nothing had come, and leaves the work to others.
-                        if !self.is_unknown(&message) {
+                        if !self.state().is_unknown(&message) {
                             poll.backoff.signalled();
                         } else {
                             poll.backoff.elapsed(self.hub.ids.random());
@@ -468,13 +477,6 @@ impl WorkItemQueue {
         }
     }
 
-    fn is_unknown(&self, message: &HeldMessage) -> bool {
-        let EventKind::TaskScheduled { name: Some(name), .. } = &message.task().event.kind else {
-            return false;
-        };
-        self.state().unknown.contains(name)
-    }
-
     /// This worker does not have the activity of this name, or it does after all.
     pub(crate) fn set_unknown(&self, name: &str, is_unknown: bool) {
         let mut state = self.state();
@@ -510,8 +512,11 @@ impl WorkItemQueue {
             let is_full = received.messages.len() + set_aside >= count as usize;
             {
                 let mut state = lock(&state);
+                let is_of_use = received.messages.iter().any(|message| !state.is_unknown(message));
                 state.has_more = is_full && count > 1;
-                if !is_full {
+                state.has_more_of_ours = state.has_more && is_of_use;
+                // Behind a crowd of requests for others nobody waits with what is new.
+                if !is_full || !is_of_use {
                     state.looked_up_to = looked_up_to;
                 }
             }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use taskhub_core::{
-    ActivityWorkItem, ErrorKind, EventKind, HistoryEvent, OrchestrationInstance, OrchestrationService,
-    OrchestrationServiceClient, OrchestrationStatus, TaskMessage,
+    ActivityWorkItem, ErrorKind, EventKind, GiveBackReason, HistoryEvent, OrchestrationInstance,
+    OrchestrationService, OrchestrationServiceClient, OrchestrationStatus, TaskMessage,
 };
 use tokio::time::Instant;
 
@@ -87,6 +87,43 @@ async fn requests_that_wait_in_the_queue_go_before_newer_ones() {
     assert_eq!(lock_activity(&worker).await.message.target.instance_id.to_string(), "later");
     let received = world.store.messages("testhub-workitems").iter().filter(|m| m.dequeue_count > 0).count();
     assert_eq!(received, 6, "the queue was empty: handed over again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_requests_for_others_holds_no_newer_one_up() {
+    let world = World::new();
+    let worker = economical(&world).await;
+    start(&world.client(), "others").await;
+    let others = lock(&worker).await;
+    start(&world.client(), "own").await;
+    let own = lock(&worker).await;
+    let mut crowd = episode(&world, &others, (0..40).map(|at| schedule(&world, at, "[]")).collect());
+    for event in crowd.activity_messages.iter_mut().map(|m| &mut m.event).chain(&mut crowd.new_events) {
+        if let EventKind::TaskScheduled { name, .. } = &mut event.kind {
+            *name = Some("Foreign".to_owned());
+        }
+    }
+    finish(&worker, others, crowd).await;
+    for _ in 0..20 {
+        let foreign = lock_activity(&worker).await;
+        let reason = GiveBackReason::UnknownFunction { name: "Foreign".to_owned() };
+        worker.give_back_activity(foreign.token, reason).await.unwrap();
+    }
+    let commit = episode(&world, &own, vec![schedule(&world, 0, "[]")]);
+    finish(&worker, own, commit).await;
+    let messages = world.store.messages("testhub-workitems");
+    let is_own = |text: &str| text.contains("SayHello");
+    let handed_over = messages.iter().find(|m| is_own(&m.text)).unwrap();
+    assert!(handed_over.next_visible_at > world.clock.now() && handed_over.dequeue_count == 0);
+    // Behind those that have been received before it.
+    loop {
+        let activity = lock_activity(&worker).await;
+        if activity.message.target.instance_id.as_str() == "own" {
+            break;
+        }
+        let reason = GiveBackReason::UnknownFunction { name: "Foreign".to_owned() };
+        worker.give_back_activity(activity.token, reason).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
