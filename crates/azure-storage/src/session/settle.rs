@@ -361,6 +361,12 @@ impl Shared {
                 self.abandon(token, GiveBackReason::Interrupted).await;
                 return Ok(());
             }
+            // The row was read after the history, perhaps long after: its first episode may have come between.
+            let instance_id = &row.state.instance.instance_id;
+            if self.tracking.history(instance_id, current.as_ref()).await?.index.started.is_some() {
+                self.sessions.look_again(token);
+                return Ok(());
+            }
             return self.discard(token, messages).await;
         }
         self.sessions.admit(token, Vec::new(), wanted);
