@@ -365,3 +365,33 @@ async fn a_start_goes_on_with_the_cut_off_execution_as_which_it_continued() {
     assert_eq!(world.row("eternal", "RuntimeStatus"), "Completed");
     assert_eq!(world.control_messages(), 0);
 }
+
+/// The history of an instance is read when there is none, and its row, after a long wait for storage, when another
+/// worker has stored its first episode.
+#[tokio::test(start_paused = true)]
+async fn an_event_is_kept_although_its_history_was_read_before_the_first_episode() {
+    let other = World::new();
+    let (world, plan) = World::with_faults();
+    let first = begin(&other, &other.worker("w2").await, "a", 1).await;
+    let worker = world.worker("w1").await;
+    let long = Duration::from_secs(700);
+    plan.add(Rule::on("QueryEntities", Effect::DelayBefore(long)).resource("Instances").nth(1));
+    world.client().send_event(OrchestrationInstance::current("a"), raised("Go")).await.unwrap();
+    let waiting = tokio::spawn({
+        let worker = Arc::new(worker);
+        async move {
+            loop {
+                if let Some(item) = worker.lock_next_orchestration(SOON).await.unwrap() {
+                    return item;
+                }
+            }
+        }
+    });
+    tokio::time::sleep(long / 2).await;
+    for table in ["TestHubHistory", "TestHubInstances"] {
+        other.store.entities(table).into_iter().for_each(|row| world.store.load_entity(table, row));
+    }
+    let item = tokio::time::timeout(long, waiting).await.expect("the event is lost").unwrap();
+    assert_eq!((item.instance, item.history.len()), (first.instance, 4));
+    assert!(matches!(item.messages[0].event.kind, EventKind::EventRaised { .. }));
+}
