@@ -16,7 +16,7 @@ const FOUND_AT: [(Planted, u64); 16] = [
     (Planted::DiscardBeforeStart, 2),
     (Planted::RowWithoutEtag, 34),
     (Planted::SendAfterCommit, 25),
-    (Planted::KeepReceived, 20),
+    (Planted::KeepReceived, 1),
     (Planted::RequestBeforeReply, 15),
     (Planted::BlobsBeforeCommit, 232),
     (Planted::RepliesInAnyOrder, 8),
