@@ -183,18 +183,9 @@ pub(crate) async fn delete_all(shared: &Shared, messages: &[Arc<HeldMessage>]) -
 }
 
 async fn delete(shared: &Shared, message: &HeldMessage) -> Result<(), ServiceError> {
-    let queues = &*shared.hub.account.queues;
-    let deleted = message.delete(queues).await;
+    let deleted = message.delete(&*shared.hub.account.queues).await;
     shared.sessions.forget(message);
-    match &deleted {
-        Ok(true) => shared.recorder.succeeded(message),
-        Ok(false) => {}
-        Err(_) => {
-            if let Err(e) = message.put_off(queues).await {
-                tracing::debug!(hub = %shared.hub.name(), error = %e, "cannot put off a processed message");
-            }
-        }
-    }
+    shared.receiver.settle_deletion(message, &deleted).await;
     deleted.map(drop).map_err(|e| {
         let what = format!(
             "cannot delete a processed message. queue=`{}` instance=`{}`",

@@ -133,6 +133,25 @@ pub struct ExecutionStarted {
     pub generate_new_trace: bool,
 }
 
+impl ExecutionStarted {
+    /// A start of which nothing else is known.
+    pub fn new(instance: OrchestrationInstance, name: impl Into<String>) -> Self {
+        Self {
+            instance,
+            parent: None,
+            name: name.into(),
+            version: None,
+            input: None,
+            tags: None,
+            correlation: None,
+            parent_trace_context: None,
+            scheduled_start_time: None,
+            generation: None,
+            generate_new_trace: false,
+        }
+    }
+}
+
 /// The end of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutionCompleted {

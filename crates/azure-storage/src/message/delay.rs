@@ -64,17 +64,8 @@ mod tests {
     fn scheduled_starts_wait() {
         let started = |at: Option<&str>| {
             EventKind::ExecutionStarted(Box::new(ExecutionStarted {
-                instance: OrchestrationInstance::current("a"),
-                parent: None,
-                name: "A".to_owned(),
-                version: None,
-                input: None,
-                tags: None,
-                correlation: None,
-                parent_trace_context: None,
                 scheduled_start_time: at.map(|at| Timestamp::parse(at).unwrap()),
-                generation: None,
-                generate_new_trace: false,
+                ..ExecutionStarted::new(OrchestrationInstance::current("a"), "A")
             }))
         };
         check("a", started(Some("2026-01-15T10:01:00.5Z")), 60);

@@ -459,19 +459,10 @@ mod tests {
             Arc::new(held(received, kind, number))
         };
         let start = || {
-            EventKind::ExecutionStarted(Box::new(taskhub_core::ExecutionStarted {
-                instance: OrchestrationInstance::current("i"),
-                parent: None,
-                name: "Echo".into(),
-                version: None,
-                input: None,
-                tags: None,
-                correlation: None,
-                parent_trace_context: None,
-                scheduled_start_time: None,
-                generation: None,
-                generate_new_trace: false,
-            }))
+            EventKind::ExecutionStarted(Box::new(taskhub_core::ExecutionStarted::new(
+                OrchestrationInstance::current("i"),
+                "Echo",
+            )))
         };
         let other = || EventKind::OrchestratorStarted;
         let mut messages =

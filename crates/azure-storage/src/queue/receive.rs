@@ -85,18 +85,26 @@ impl Receiver {
     /// Deletes an activity request whose reply is sent; if that fails, it is hidden for a while. False if it is
     /// not ours any more.
     pub(crate) async fn delete_answered(&self, request: &HeldMessage) -> taskhub_storage::Result<bool> {
-        let queues = &*self.hub.account.queues;
-        let deleted = request.delete(queues).await;
-        match &deleted {
-            Ok(true) => self.recorder.succeeded(request),
+        let deleted = request.delete(&*self.hub.account.queues).await;
+        self.settle_deletion(request, &deleted).await;
+        deleted
+    }
+
+    /// What follows from the attempt to delete a processed message: one that is left is hidden for a while.
+    pub(crate) async fn settle_deletion(
+        &self,
+        message: &HeldMessage,
+        deleted: &taskhub_storage::Result<bool>,
+    ) {
+        match deleted {
+            Ok(true) => self.recorder.succeeded(message),
             Ok(false) => {}
             Err(_) => {
-                if let Err(e) = request.put_off(queues).await {
-                    tracing::debug!(hub = %self.hub.name(), error = %e, "cannot put off a processed request");
+                if let Err(e) = message.put_off(&*self.hub.account.queues).await {
+                    tracing::debug!(hub = %self.hub.name(), error = %e, "cannot put off a processed message");
                 }
             }
         }
-        deleted
     }
 
     fn took_too_long(&self, queue: &str) -> ServiceError {

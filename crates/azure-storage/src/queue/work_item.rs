@@ -199,10 +199,8 @@ impl State {
         self.has_more_of_ours || self.looked_up_to < self.put_visible
     }
 
-    fn is_unknown(&self, message: &HeldMessage) -> bool {
-        let EventKind::TaskScheduled { name: Some(name), .. } = &message.task().event.kind else {
-            return false;
-        };
+    fn is_unknown(&self, request: &TaskMessage) -> bool {
+        let EventKind::TaskScheduled { name: Some(name), .. } = &request.event.kind else { return false };
         self.unknown.contains(name)
     }
 
@@ -284,12 +282,8 @@ impl WorkItemQueue {
             return None;
         }
         let mut state = self.state();
-        let is_unknown = matches!(
-            &request.event.kind,
-            EventKind::TaskScheduled { name: Some(name), .. } if state.unknown.contains(name)
-        );
         let is_free = state.free(self.waiting.load(Ordering::Relaxed)) > 0;
-        if is_unknown || !is_free || state.may_have_queued() {
+        if state.is_unknown(request) || !is_free || state.may_have_queued() {
             state.put_visible += 1;
             return None;
         }
@@ -388,7 +382,7 @@ impl WorkItemQueue {
                     if let Some(message) = received {
                         // Work that this worker only gives back is no sign of more to come; polling slows down
                         // as if nothing had come, and leaves the work to others.
-                        if !self.state().is_unknown(&message) {
+                        if !self.state().is_unknown(message.task()) {
                             poll.backoff.signalled();
                         } else {
                             poll.backoff.elapsed(self.hub.ids.random());
@@ -512,7 +506,7 @@ impl WorkItemQueue {
             let is_full = received.messages.len() + set_aside >= count as usize;
             {
                 let mut state = lock(&state);
-                let is_of_use = received.messages.iter().any(|message| !state.is_unknown(message));
+                let is_of_use = received.messages.iter().any(|message| !state.is_unknown(message.task()));
                 state.has_more = is_full && count > 1;
                 state.has_more_of_ours = state.has_more && is_of_use;
                 // Behind a crowd of requests for others nobody waits with what is new.

@@ -49,16 +49,7 @@ impl Shared {
         let guard = self.message_guard(fresh.clone());
         let checked = join_all(fresh.into_iter().map(|message| {
             let name = self.names.learn(message.instance_id(), [&message.task().event]);
-            // On the heap: as many as a receive brings, most of which have nothing to wait for.
-            let checking = message.is_start().then(|| {
-                Box::pin(on_behalf_of(name, self.clone().admit_received(partition, message.clone())))
-            });
-            async move {
-                match checking {
-                    Some(checking) => checking.await,
-                    None => Some(message),
-                }
-            }
+            on_behalf_of(name, self.clone().admit_received(partition, message))
         }));
         let checked = checked.await;
         guard.disarm();
@@ -73,6 +64,18 @@ impl Shared {
 
     /// Start de-duplication. `None`: the message has been dropped, put back, or is looked at again soon.
     pub(crate) async fn admit_received(
+        self: Arc<Self>,
+        partition: PartitionId,
+        message: Arc<HeldMessage>,
+    ) -> Option<Arc<HeldMessage>> {
+        if !message.is_start() {
+            return Some(message);
+        }
+        // On the heap: many messages are admitted together, and most have nothing to wait for.
+        Box::pin(self.admit_start(partition, message)).await
+    }
+
+    async fn admit_start(
         self: Arc<Self>,
         partition: PartitionId,
         message: Arc<HeldMessage>,

@@ -223,17 +223,8 @@ impl Shared {
     /// Source: Azure/durabletask, `AzureStorageOrchestrationService.IsExecutableInstanceAsync`.
     fn auto_start(&self, instance: &OrchestrationInstance) -> TaskMessage {
         let started = ExecutionStarted {
-            instance: instance.clone(),
-            parent: None,
-            name: instance.instance_id.to_string(),
             version: Some(String::new()),
-            input: None,
-            tags: None,
-            correlation: None,
-            parent_trace_context: None,
-            scheduled_start_time: None,
-            generation: None,
-            generate_new_trace: false,
+            ..ExecutionStarted::new(instance.clone(), instance.instance_id.to_string())
         };
         let kind = EventKind::ExecutionStarted(Box::new(started));
         TaskMessage::new(HistoryEvent::message(self.hub.clock.now(), kind), instance.clone())

@@ -104,10 +104,12 @@ async fn a_crowd_of_requests_for_others_holds_no_newer_one_up() {
         }
     }
     finish(&worker, others, crowd).await;
-    for _ in 0..20 {
-        let foreign = lock_activity(&worker).await;
+    let give_back = async |foreign: ActivityWorkItem| {
         let reason = GiveBackReason::UnknownFunction { name: "Foreign".to_owned() };
         worker.give_back_activity(foreign.token, reason).await.unwrap();
+    };
+    for _ in 0..20 {
+        give_back(lock_activity(&worker).await).await;
     }
     let commit = episode(&world, &own, vec![schedule(&world, 0, "[]")]);
     finish(&worker, own, commit).await;
@@ -121,8 +123,7 @@ async fn a_crowd_of_requests_for_others_holds_no_newer_one_up() {
         if activity.message.target.instance_id.as_str() == "own" {
             break;
         }
-        let reason = GiveBackReason::UnknownFunction { name: "Foreign".to_owned() };
-        worker.give_back_activity(activity.token, reason).await.unwrap();
+        give_back(activity).await;
     }
 }
 

@@ -269,17 +269,10 @@ async fn a_container_that_cannot_be_written_delays_nothing_and_loses_nothing() {
 fn start_text(world: &World, instance: &str) -> String {
     let target = OrchestrationInstance::new(instance, "0123456789abcdef0123456789abcdef");
     let started = ExecutionStarted {
-        instance: target.clone(),
-        parent: None,
-        name: "Echo".to_owned(),
         version: Some(String::new()),
         input: Some("7".to_owned()),
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
         generation: Some(0),
-        generate_new_trace: false,
+        ..ExecutionStarted::new(target.clone(), "Echo")
     };
     let kind = EventKind::ExecutionStarted(Box::new(started));
     let message = TaskMessage::new(HistoryEvent::message(world.clock.now(), kind), target);

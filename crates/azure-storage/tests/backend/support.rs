@@ -234,22 +234,15 @@ pub(crate) fn child_start(
     child: OrchestrationInstance,
 ) -> TaskMessage {
     let started = ExecutionStarted {
-        instance: child.clone(),
         parent: Some(ParentInstance {
             name: Some("Echo".into()),
             instance: parent.clone(),
             task_schedule_id: 0,
             version: Some(String::new()),
         }),
-        name: "Child".into(),
         version: Some(String::new()),
         input: Some("1".into()),
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
-        generation: None,
-        generate_new_trace: false,
+        ..ExecutionStarted::new(child.clone(), "Child")
     };
     let kind = EventKind::ExecutionStarted(Box::new(started));
     TaskMessage::new(HistoryEvent::message(world.clock.now(), kind), child)

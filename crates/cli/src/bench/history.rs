@@ -118,17 +118,8 @@ fn message(kind: EventKind) -> HistoryEvent {
 
 fn started(calls: usize) -> HistoryEvent {
     message(EventKind::ExecutionStarted(Box::new(ExecutionStarted {
-        instance: OrchestrationInstance::new("bench", "e1"),
-        parent: None,
-        name: "Bench".into(),
-        version: None,
         input: Some(calls.to_string()),
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
-        generation: None,
-        generate_new_trace: false,
+        ..ExecutionStarted::new(OrchestrationInstance::new("bench", "e1"), "Bench")
     })))
 }
 

@@ -225,17 +225,9 @@ mod tests {
     #[test]
     fn a_history_is_shown_as_the_extension_shows_it() {
         let started = ExecutionStarted {
-            instance: OrchestrationInstance::new("order-17", "e1"),
-            parent: None,
-            name: "HelloWorld".into(),
             version: Some(String::new()),
             input: Some(r#"{"city":"Lyon"}"#.into()),
-            tags: None,
-            correlation: None,
-            parent_trace_context: None,
-            scheduled_start_time: None,
-            generation: None,
-            generate_new_trace: false,
+            ..ExecutionStarted::new(OrchestrationInstance::new("order-17", "e1"), "HelloWorld")
         };
         let ended = ExecutionCompleted {
             status: OrchestrationStatus::Completed,

@@ -28,17 +28,12 @@ fn events_are_written_as_dtfx_writes_them() {
         true,
         "2026-11-21T03:12:37.947408Z",
         EventKind::ExecutionStarted(Box::new(ExecutionStarted {
-            instance: OrchestrationInstance::new("hello-1", "1a2be7175a84421aa93bd4b52e50cf5d"),
-            parent: None,
-            name: "HelloSequence".into(),
             version: Some(String::new()),
-            input: None,
-            tags: None,
-            correlation: None,
-            parent_trace_context: None,
-            scheduled_start_time: None,
             generation: Some(0),
-            generate_new_trace: false,
+            ..ExecutionStarted::new(
+                OrchestrationInstance::new("hello-1", "1a2be7175a84421aa93bd4b52e50cf5d"),
+                "HelloSequence",
+            )
         })),
         r#"{"OrchestrationInstance":{"InstanceId":"hello-1","ExecutionId":"1a2be7175a84421aa93bd4b52e50cf5d"},"EventType":0,"ParentInstance":null,"Name":"HelloSequence","Version":"","Input":null,"Tags":null,"Correlation":null,"ParentTraceContext":null,"ScheduledStartTime":null,"Generation":0,"GenerateNewTrace":false,"EventId":-1,"IsPlayed":true,"Timestamp":"2026-11-21T03:12:37.947408Z"}"#,
     );

@@ -55,17 +55,9 @@ impl Hub {
     fn new() -> Self {
         let started = |input: Option<&str>| {
             EventKind::ExecutionStarted(Box::new(ExecutionStarted {
-                instance: OrchestrationInstance::new(ENTITY, "first"),
-                parent: None,
-                name: ENTITY.into(),
                 version: Some(String::new()),
                 input: input.map(str::to_owned),
-                tags: None,
-                correlation: None,
-                parent_trace_context: None,
-                scheduled_start_time: None,
-                generation: None,
-                generate_new_trace: false,
+                ..ExecutionStarted::new(OrchestrationInstance::new(ENTITY, "first"), ENTITY)
             }))
         };
         let history = vec![HistoryEvent::message(now(), started(None))];

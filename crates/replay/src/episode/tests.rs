@@ -21,17 +21,9 @@ fn at(seconds: u64) -> Timestamp {
 
 fn started() -> ExecutionStarted {
     ExecutionStarted {
-        instance: OrchestrationInstance::new("i", "e1"),
-        parent: None,
-        name: "O".into(),
         version: Some("1.0".into()),
-        input: None,
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
         generation: Some(3),
-        generate_new_trace: false,
+        ..ExecutionStarted::new(OrchestrationInstance::new("i", "e1"), "O")
     }
 }
 

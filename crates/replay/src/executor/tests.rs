@@ -18,19 +18,10 @@ fn message(kind: EventKind) -> HistoryEvent {
 }
 
 fn start() -> HistoryEvent {
-    message(EventKind::ExecutionStarted(Box::new(ExecutionStarted {
-        instance: OrchestrationInstance::new("abc123", "e1"),
-        parent: None,
-        name: "O".into(),
-        version: None,
-        input: None,
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
-        generation: None,
-        generate_new_trace: false,
-    })))
+    message(EventKind::ExecutionStarted(Box::new(ExecutionStarted::new(
+        OrchestrationInstance::new("abc123", "e1"),
+        "O",
+    ))))
 }
 
 fn completed(task_scheduled_id: i32, result: &str) -> HistoryEvent {

@@ -7,19 +7,10 @@ fn event(kind: EventKind) -> HistoryEvent {
 }
 
 fn start() -> HistoryEvent {
-    event(EventKind::ExecutionStarted(Box::new(ExecutionStarted {
-        instance: OrchestrationInstance::new("i", "e"),
-        parent: None,
-        name: "O".into(),
-        version: None,
-        input: None,
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
-        generation: None,
-        generate_new_trace: false,
-    })))
+    event(EventKind::ExecutionStarted(Box::new(ExecutionStarted::new(
+        OrchestrationInstance::new("i", "e"),
+        "O",
+    ))))
 }
 
 fn completed(status: OrchestrationStatus) -> HistoryEvent {

@@ -334,17 +334,10 @@ pub fn raised(name: &str, json: &str) -> EventKind {
 
 pub fn started(name: &str, id: &str, execution: &str, input: &str) -> ExecutionStarted {
     ExecutionStarted {
-        instance: OrchestrationInstance::new(id, execution),
-        parent: None,
-        name: name.into(),
         version: Some(String::new()),
         input: (!input.is_empty()).then(|| input.into()),
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
         generation: Some(0),
-        generate_new_trace: false,
+        ..ExecutionStarted::new(OrchestrationInstance::new(id, execution), name)
     }
 }
 

@@ -145,17 +145,10 @@ impl FakeService {
         self.message(
             instance,
             EventKind::ExecutionStarted(Box::new(ExecutionStarted {
-                instance: OrchestrationInstance::new(instance, "e"),
-                parent: None,
-                name: name.to_owned(),
                 version: Some(String::new()),
                 input: input.map(str::to_owned),
-                tags: None,
-                correlation: None,
-                parent_trace_context: None,
-                scheduled_start_time: None,
                 generation: Some(0),
-                generate_new_trace: false,
+                ..ExecutionStarted::new(OrchestrationInstance::new(instance, "e"), name)
             })),
         )
     }

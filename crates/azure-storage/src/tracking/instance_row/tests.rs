@@ -16,17 +16,10 @@ fn hub() -> TaskHubName {
 
 fn started(input: &str) -> ExecutionStarted {
     ExecutionStarted {
-        instance: OrchestrationInstance::new("order/42", "e1"),
-        parent: None,
-        name: "ProcessOrder".to_owned(),
         version: Some(String::new()),
         input: Some(input.to_owned()),
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
         generation: Some(0),
-        generate_new_trace: false,
+        ..ExecutionStarted::new(OrchestrationInstance::new("order/42", "e1"), "ProcessOrder")
     }
 }
 
