@@ -2,10 +2,12 @@
 //! `Process…Decision`.
 
 use taskhub_core::{
-    ActionKind, CompletionAction, EventKind, ExecutionCompleted, ExecutionStarted, FIRE_AND_FORGET_TAG,
-    HistoryEvent, IdSource, OrchestrationInstance, OrchestrationStatus, ParentInstance, SPLIT_TIMER_ID, Tags,
-    TaskMessage, Timestamp, execution_id_from,
+    ActionKind, CompletionAction, EventKind, ExecutionCompleted, ExecutionId, ExecutionStarted,
+    FIRE_AND_FORGET_TAG, HistoryEvent, IdSource, OrchestrationInstance, OrchestrationStatus, ParentInstance,
+    SPLIT_TIMER_ID, Tags, TaskMessage, Timestamp, execution_id_from,
 };
+
+use uuid::Uuid;
 
 use crate::{DuplicateStart, ErrorMode, RuntimeState};
 
@@ -185,6 +187,32 @@ impl Recorder<'_> {
         (!tags.is_empty()).then_some(tags)
     }
 
+    /// The execution id of the generation that begins so. An episode may be run again although messages of its
+    /// first run are on their way: a generation that begins in the same way has the same id, so that its locks,
+    /// its children and the answers to it are those of the run that is stored.
+    ///
+    /// Differs: in DTFx the id is random. What the first run has locked stays locked, the children it has started
+    /// run beside those of the second.
+    fn next_execution(&self, started: &ExecutionStarted, carryover: &[HistoryEvent]) -> ExecutionId {
+        let Some(previous) = &self.started.instance.execution_id else { return execution_id_from(self.ids) };
+        let mut name = Vec::new();
+        let mut add = |part: Option<&str>| {
+            name.extend(part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+            name.extend_from_slice(part.unwrap_or_default().as_bytes());
+        };
+        add(Some(started.instance.instance_id.as_str()));
+        add(Some(previous.as_str()));
+        add(started.version.as_deref());
+        add(started.input.as_deref());
+        for event in carryover {
+            if let EventKind::EventRaised { name, input, .. } = &event.kind {
+                add(name.as_deref());
+                add(input.as_deref());
+            }
+        }
+        ExecutionId::new(Uuid::new_v5(&Uuid::nil(), &name).simple().to_string())
+    }
+
     fn complete(
         &self,
         id: i32,
@@ -199,10 +227,10 @@ impl Recorder<'_> {
             state.add(HistoryEvent::decision(id, self.now, EventKind::ContinueAsNew(recorded)))?;
             let previous = &self.started;
             let generate_new_trace = completion.generate_new_trace;
-            let started = ExecutionStarted {
+            let mut started = ExecutionStarted {
                 instance: OrchestrationInstance {
                     instance_id: previous.instance.instance_id.clone(),
-                    execution_id: Some(execution_id_from(self.ids)),
+                    execution_id: None,
                 },
                 parent: previous.parent.clone(),
                 name: previous.name.clone(),
@@ -215,6 +243,7 @@ impl Recorder<'_> {
                 generation: None,
                 generate_new_trace,
             };
+            started.instance.execution_id = Some(self.next_execution(&started, &completion.carryover));
             return Ok(Some(NextGeneration { started, carryover: completion.carryover }));
         }
         state.add(HistoryEvent::decision(id, self.now, EventKind::ExecutionCompleted(recorded)))?;

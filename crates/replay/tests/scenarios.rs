@@ -249,6 +249,42 @@ fn a_continued_generation_starts_with_the_events_in_dtfx_order() {
 }
 
 #[test]
+fn a_generation_that_begins_in_the_same_way_has_the_same_execution_id() {
+    // Run again, an episode takes other random ids, at another time.
+    let run = |seed: u64, execution: &str, input: &str, event: Option<&str>| {
+        let body = orchestrator(|ctx: OrchestrationContext, input: String| async move {
+            if !input.ends_with('+') {
+                ctx.continue_as_new(input + "+")?;
+                return Output::Ok(());
+            }
+            ctx.wait_for_event::<()>("never").await?;
+            Output::Ok(())
+        });
+        let mut hub = Hub::new().with("Can", body);
+        hub.ids = CountingIds::new(seed);
+        hub.clock.advance_to(at(seed));
+        hub.queue.push_back(start_message("Can", "c", execution, input, hub.clock.now()));
+        event.into_iter().for_each(|event| hub.raise("c", "e", event));
+        hub.settle();
+        let instance = hub.get("c");
+        assert!(instance.commits[0].replaces_history);
+        instance.commits[0].instance.execution_id.clone().unwrap()
+    };
+    let id = run(1, "e1", "\"a\"", Some("1"));
+    assert!(id.as_str().len() == 32 && id.as_str().bytes().all(|digit| digit.is_ascii_hexdigit()), "{id}");
+    assert_eq!(run(2, "e1", "\"a\"", Some("1")), id);
+    let others = [
+        ("e2", "\"a\"", Some("1")),
+        ("e1", "\"b\"", Some("1")),
+        ("e1", "\"a\"", None),
+        ("e1", "\"a\"", Some("2")),
+    ];
+    for (execution, input, event) in others {
+        assert_ne!(run(1, execution, input, event), id, "{execution} {input} {event:?}");
+    }
+}
+
+#[test]
 fn the_last_request_to_continue_as_new_counts_with_all_its_options() {
     // As in DTFx: Context_ContinueAsNew_LastCallWins
     let body = orchestrator(|ctx: OrchestrationContext, n: u32| async move {

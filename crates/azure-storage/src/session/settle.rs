@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use taskhub_core::{
-    EventKind, ExecutionStarted, GiveBackReason, HistoryEvent, InstanceId, LockToken, OrchestrationInstance,
-    OrchestrationStatus, OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp, execution_id_from,
+    EventKind, ExecutionId, ExecutionStarted, GiveBackReason, HistoryEvent, InstanceId, LockToken,
+    OrchestrationInstance, OrchestrationStatus, OrchestrationWorkItem, ServiceError, TaskMessage, Timestamp,
+    execution_id_from,
 };
 
 use crate::checkpoint;
@@ -353,8 +354,8 @@ impl Shared {
                 return Ok(());
             }
             // The row was read after the history, perhaps long after: its first episode may have come between.
-            let instance_id = &row.state.instance.instance_id;
-            if self.tracking.history(instance_id, current.as_ref()).await?.index.started.is_some() {
+            let stored = self.repair_before_discarding(row).await?;
+            if stored.is_some() && stored == *current {
                 self.sessions.look_again(token);
                 return Ok(());
             }
@@ -364,7 +365,22 @@ impl Shared {
         let (young, stale): (Vec<_>, Vec<_>) =
             foreign.into_iter().partition(|m| self.is_young(m.inserted_at));
         join_all(young.iter().map(|m| self.put_back(m))).await;
+        if !stale.is_empty() {
+            self.repair_before_discarding(row).await?;
+        }
         checkpoint::delete_all(self, &stale).await
+    }
+
+    /// Looks whether the instance has ended as another execution than that of its row, which could not be
+    /// written then: what is to be discarded may be the last that points to it. The execution whose history has
+    /// begun.
+    async fn repair_before_discarding(&self, row: &InstanceRow) -> Result<Option<ExecutionId>, ServiceError> {
+        let instance_id = &row.state.instance.instance_id;
+        let stored = self.tracking.history(instance_id, None).await?;
+        if row.is_continued_by(&stored.index) {
+            self.tracking.repair_instance(instance_id, &stored.index, Some(row)).await?;
+        }
+        Ok(stored.index.started.and_then(|(started, _)| started.instance.execution_id.clone()))
     }
 
     /// Whether something from then may still be waiting for a message in another worker's hands.

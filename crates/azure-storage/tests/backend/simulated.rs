@@ -336,6 +336,46 @@ async fn the_row_of_an_instance_that_ended_as_another_execution_is_repaired() {
     assert_eq!(world.control_messages(), 0);
 }
 
+/// The same of an instance that had run for a while, and nobody writes to it: what is left is the message that caused
+/// its last episode, addressed to the generation whose history is gone.
+#[tokio::test(start_paused = true)]
+async fn the_row_is_repaired_before_the_last_message_for_the_generation_before_is_discarded() {
+    for is_named_by_row in [true, false] {
+        let (world, plan) = World::with_faults();
+        let worker = world.worker("w1").await;
+        let first = begin(&world, &worker, "eternal", 1).await;
+        let activity = lock_activity(&worker).await;
+        worker.complete_activity(activity.token, reply(&world, &activity.message, "1")).await.unwrap();
+        let item = lock(&worker).await;
+        let next = OrchestrationInstance::new("eternal", "next");
+        let mut commit = episode(&world, &item, vec![completed(&world, 0, "\"done\"")]);
+        let start = item.history.iter().find(|event| matches!(event.kind, EventKind::ExecutionStarted(_)));
+        let mut start = start.unwrap().clone();
+        if let EventKind::ExecutionStarted(started) = &mut start.kind {
+            started.instance = next.clone();
+        }
+        commit.new_events[1] = start;
+        (commit.instance, commit.replaces_history) = (next, true);
+        plan.add(Rule::on("MergeEntity", Effect::ResetBefore).resource("Instances"));
+        assert!(worker.complete_orchestration(item.token, commit).await.is_err());
+        worker.stop(Duration::ZERO).await.unwrap();
+        plan.clear();
+        assert_eq!((world.row("eternal", "RuntimeStatus"), world.control_messages()), ("Running".into(), 1));
+        if !is_named_by_row {
+            let before = Entity::new("eternal", "").with("ExecutionId", "before");
+            let merge = TableOperation::Merge(before, Condition::Any);
+            world.account.tables.execute("TestHubInstances", merge).await.unwrap();
+        }
+        assert_ne!(first.instance.execution_id.unwrap().as_str(), "next");
+
+        let second = world.worker("w2").await;
+        assert!(second.lock_next_orchestration(SOON * 600).await.unwrap().is_none());
+        let row = ["ExecutionId", "RuntimeStatus", "Output"].map(|column| world.row("eternal", column));
+        assert_eq!(row, ["next", "Completed", "\"done\""]);
+        assert_eq!(world.control_messages(), 0);
+    }
+}
+
 /// A worker dies between two batches of the history of an instance that continued as new at once: it is the start
 /// that comes again, and it has to wake the next execution.
 #[tokio::test(start_paused = true)]

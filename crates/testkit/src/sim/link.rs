@@ -368,21 +368,21 @@ impl BlobStore for Link {
         duration: Duration,
     ) -> Result<()> {
         let (resource, blob) = (in_container(container, blob), blob.map(str::to_owned));
-        let until = Some(Instant::now() + self.network.lease);
+        let until = Instant::now() + self.network.lease;
         let done =
             remote!(self, "AcquireLease", resource.clone(), String::new(), [container, blob], |store, _| {
                 store.acquire_lease(&container, blob.as_deref(), lease_id, duration)
             });
-        done.inspect(|()| self.process.learn_blob_lease(&resource, until))
+        done.inspect(|()| self.process.learn_blob_lease(&resource, lease_id, until))
     }
 
     async fn renew_lease(&self, container: &str, blob: Option<&str>, lease_id: Uuid) -> Result<()> {
         let (resource, blob) = (in_container(container, blob), blob.map(str::to_owned));
-        let until = Some(Instant::now() + self.network.lease);
+        let until = Instant::now() + self.network.lease;
         let done =
             remote!(self, "RenewLease", resource.clone(), String::new(), [container, blob], |store, _| store
                 .renew_lease(&container, blob.as_deref(), lease_id));
-        done.inspect(|()| self.process.learn_blob_lease(&resource, until))
+        done.inspect(|()| self.process.learn_blob_lease(&resource, lease_id, until))
     }
 
     async fn change_lease(
@@ -393,18 +393,18 @@ impl BlobStore for Link {
         new_lease_id: Uuid,
     ) -> Result<()> {
         let (resource, blob) = (in_container(container, blob), blob.map(str::to_owned));
-        let until = Some(Instant::now() + self.network.lease);
+        let until = Instant::now() + self.network.lease;
         let done =
             remote!(self, "ChangeLease", resource.clone(), String::new(), [container, blob], |store, _| {
                 store.change_lease(&container, blob.as_deref(), lease_id, new_lease_id)
             });
-        done.inspect(|()| self.process.learn_blob_lease(&resource, until))
+        done.inspect(|()| self.process.learn_blob_lease(&resource, new_lease_id, until))
     }
 
     async fn release_lease(&self, container: &str, blob: Option<&str>, lease_id: Uuid) -> Result<()> {
         let (resource, blob) = (in_container(container, blob), blob.map(str::to_owned));
         // From now on it must not receive; when the answer comes it may have a new lease.
-        self.process.learn_blob_lease(&resource, None);
+        self.process.gives_up_blob_lease(&resource, lease_id);
         remote!(self, "ReleaseLease", resource.clone(), String::new(), [container, blob], |store, _| {
             store.release_lease(&container, blob.as_deref(), lease_id)
         })

@@ -10,6 +10,7 @@ use taskhub_storage::memory::MemoryStore;
 use taskhub_storage::{Error, ErrorKind, Result, StorageAccount};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::clock::SkewedClock;
 use super::entity::Requests;
@@ -230,8 +231,16 @@ pub(crate) struct ProcessState {
 #[derive(Debug, Default)]
 struct Leases {
     until: BTreeMap<String, Instant>,
+    /// By which lease of its blob a queue is owned.
+    of_blobs: BTreeMap<String, Uuid>,
     /// When a receive has failed.
     failed: BTreeMap<String, Vec<Instant>>,
+}
+
+/// The queue that the lease of a blob gives the right to receive from.
+fn owned_by_blob(resource: &str) -> Option<&str> {
+    let (place, queue) = resource.rsplit_once('/')?;
+    (queue.contains("-control-") && !place.ends_with("intent")).then_some(queue)
 }
 
 /// How long a receive may be repeated after it has failed once.
@@ -318,13 +327,20 @@ impl ProcessState {
         };
     }
 
-    /// The process has learnt how a lease blob stands. That of an intent gives no right to receive.
-    pub(crate) fn learn_blob_lease(&self, resource: &str, until: Option<Instant>) {
-        if let Some((place, queue)) = resource.rsplit_once('/')
-            && queue.contains("-control-")
-            && !place.ends_with("intent")
+    /// The process has acquired, renewed or changed the lease of a blob. That of an intent gives no right to receive.
+    pub(crate) fn learn_blob_lease(&self, resource: &str, lease_id: Uuid, until: Instant) {
+        if let Some(queue) = owned_by_blob(resource) {
+            self.leases().of_blobs.insert(queue.to_owned(), lease_id);
+            self.learn_lease(queue, Some(until));
+        }
+    }
+
+    /// The process gives up the lease of a blob, perhaps for the second time: it may have another one meanwhile.
+    pub(crate) fn gives_up_blob_lease(&self, resource: &str, lease_id: Uuid) {
+        if let Some(queue) = owned_by_blob(resource)
+            && self.leases().of_blobs.get(queue).is_none_or(|current| *current == lease_id)
         {
-            self.learn_lease(queue, until);
+            self.learn_lease(queue, None);
         }
     }
 

@@ -116,6 +116,10 @@ async fn supervise(world: Arc<World>, link: Link, rng: Rng, is_plain: bool, stop
             .expect("every function has its own name");
         let ended = worker.run(stop.clone()).await;
         let process = &link.process;
+        if process.is_dead() {
+            // Killed while it stopped.
+            return;
+        }
         match ended {
             Ok(()) => {
                 let held = process.held();
