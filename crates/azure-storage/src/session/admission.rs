@@ -80,7 +80,8 @@ pub(crate) fn admit<'a>(
 /// What becomes of messages for an instance without history, in the light of its Instances row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WithoutHistory {
-    /// The start is still on its way, perhaps hidden in a dead worker's hands: put the messages back.
+    /// The start is still on its way, perhaps hidden in a dead worker's hands: put the messages back. Without a row
+    /// only the young ones: nobody will ever want the others.
     PutBack,
     /// Mark the pending instance as terminated; its start will be discarded.
     Terminate,
@@ -96,7 +97,7 @@ pub(crate) enum WithoutHistory {
 pub(crate) fn without_history(
     row: Option<&OrchestrationState>,
     has_terminate: bool,
-    is_young: bool,
+    any_young: bool,
 ) -> WithoutHistory {
     match row.and_then(|row| row.status) {
         Some(OrchestrationStatus::Pending) if has_terminate => WithoutHistory::Terminate,
@@ -104,7 +105,7 @@ pub(crate) fn without_history(
         Some(OrchestrationStatus::Pending | OrchestrationStatus::ContinuedAsNew) => WithoutHistory::PutBack,
         Some(status) if status.is_terminal() => WithoutHistory::Discard,
         Some(_) => WithoutHistory::OtherExecution,
-        None if is_young => WithoutHistory::PutBack,
+        None if any_young => WithoutHistory::PutBack,
         None => WithoutHistory::Discard,
     }
 }

@@ -287,11 +287,10 @@ impl Shared {
         let row = self.tracking.instance_row(first.instance_id()).await?;
         let terminate =
             messages.iter().find(|m| matches!(m.task().event.kind, EventKind::ExecutionTerminated { .. }));
-        let decision = without_history(
-            row.as_ref().map(|r| &r.state),
-            terminate.is_some(),
-            messages.iter().all(|m| self.is_young(m.inserted_at)),
-        );
+        let (young, old): (Vec<_>, Vec<_>) =
+            messages.iter().cloned().partition(|m| self.is_young(m.inserted_at));
+        let decision =
+            without_history(row.as_ref().map(|r| &r.state), terminate.is_some(), !young.is_empty());
         let decision = match decision {
             WithoutHistory::PutBack if self.hub.settings.planted(Planted::DiscardBeforeStart) => {
                 WithoutHistory::Discard
@@ -303,9 +302,16 @@ impl Shared {
             (WithoutHistory::OtherExecution, _, Some(row)) => {
                 return self.settle_other_execution(token, messages, &row).await;
             }
-            (WithoutHistory::PutBack, ..) => {
+            (WithoutHistory::PutBack, _, row) => {
+                if row.is_none_or(|row| row.state.status.is_none()) && !old.is_empty() {
+                    tracing::warn!(
+                        %hub, %instance, messages = old.len(), "no such instance: its messages are discarded"
+                    );
+                    self.sessions.admit(token, young, Vec::new());
+                    checkpoint::delete_all(self, &old).await?;
+                }
                 tracing::info!(
-                    %hub, %instance, messages = messages.len(),
+                    %hub, %instance, messages = self.sessions.current(token).len(),
                     "messages came before the start of their instance and are put back"
                 );
                 self.abandon(token, GiveBackReason::Interrupted).await;

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use taskhub_core::{
     EventKind, HistoryEvent, InstanceFetch, OrchestrationInstance, OrchestrationService,
-    OrchestrationServiceClient, OrchestrationStatus, StartRequest, TaskMessage,
+    OrchestrationServiceClient, OrchestrationStatus, OrchestrationWorkItem, StartRequest, TaskMessage,
 };
 
 use crate::support::*;
@@ -64,6 +64,36 @@ async fn messages_for_an_instance_nobody_knows_are_kept_for_a_while_and_then_dis
     assert_eq!(world.control_messages(), 1, "its start may still come");
     assert!(worker.lock_next_orchestration(Duration::from_secs(3600)).await.unwrap().is_none());
     assert_eq!(world.control_messages(), 0);
+}
+
+/// They come together when no worker has run for a while. Found by the simulation, seed 39215.
+#[tokio::test(start_paused = true)]
+async fn a_young_message_for_an_instance_nobody_knows_is_not_discarded_with_an_old_one() {
+    let world = World::new();
+    let client = world.client();
+    client.send_event(OrchestrationInstance::current("late"), raised("Old")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    client.send_event(OrchestrationInstance::current("late"), raised("Young")).await.unwrap();
+    let worker = world.worker("w1").await;
+    assert!(worker.lock_next_orchestration(Duration::from_secs(60)).await.unwrap().is_none());
+    assert_eq!(world.control_messages(), 1, "the old one is discarded");
+    start(&client, "late").await;
+    let item = lock(&worker).await;
+    let mut events = raised_in(&item);
+    let commit = episode(&world, &item, Vec::new());
+    finish(&worker, item, commit).await;
+    if events.is_empty() {
+        events = raised_in(&lock(&worker).await);
+    }
+    assert_eq!(events, ["Young"]);
+}
+
+fn raised_in(item: &OrchestrationWorkItem) -> Vec<String> {
+    let name = |message: &TaskMessage| match &message.event.kind {
+        EventKind::EventRaised { name, .. } => name.clone(),
+        _ => None,
+    };
+    item.messages.iter().filter_map(name).collect()
 }
 
 #[tokio::test(start_paused = true)]
