@@ -149,6 +149,9 @@ impl OrchestrationServiceClient for AzureStorageClient {
         let event = HistoryEvent::message(self.hub.clock.now(), kind);
         let message = TaskMessage::new(event, instance);
         let name = account(&request.instance_id, &name);
+        // A worker of this process may receive the message before the row is written.
+        let _starting =
+            (!self.hub.settings.dtfx_cadence).then(|| self.hub.doorbell.begin_start(execution_id.clone()));
         on_behalf_of(Some(name), async {
             let sent = sender.send_control(&message, &client_sender()).await?;
             let blob = sent.data.compressed_blob_name;

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::fmt::Debug;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,9 +41,34 @@ pub trait IdSource: Send + Sync + Debug {
 pub struct RandomIds;
 
 impl IdSource for RandomIds {
-    #[allow(clippy::disallowed_methods, reason = "the one place that makes random ids")]
     fn guid(&self) -> Uuid {
-        Uuid::new_v4()
+        RANDOM.with_borrow_mut(Random::guid)
+    }
+}
+
+/// Random numbers of the operating system that have been asked for in advance: a call for each is most of its cost.
+struct Random {
+    bytes: [u8; 1024],
+    used: usize,
+}
+
+thread_local! {
+    static RANDOM: RefCell<Random> = const { RefCell::new(Random { bytes: [0; 1024], used: 1024 }) };
+}
+
+impl Random {
+    #[allow(clippy::disallowed_methods, reason = "the one place that makes random ids")]
+    fn guid(&mut self) -> Uuid {
+        if self.used == self.bytes.len() {
+            if getrandom::fill(&mut self.bytes).is_err() {
+                return Uuid::new_v4();
+            }
+            self.used = 0;
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.bytes[self.used..self.used + 16]);
+        self.used += 16;
+        uuid::Builder::from_random_bytes(id).into_uuid()
     }
 }
 
@@ -87,6 +113,13 @@ pub fn execution_id_from(ids: &dyn IdSource) -> ExecutionId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn random_ids_are_guids_of_version_4_and_all_different() {
+        let ids: std::collections::HashSet<_> = (0..1000).map(|_| RandomIds.guid()).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(ids.iter().all(|id| id.get_version_num() == 4 && id.get_variant() == uuid::Variant::RFC4122));
+    }
 
     #[test]
     fn a_seed_repeats_and_seeds_differ() {

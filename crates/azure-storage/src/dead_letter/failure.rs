@@ -216,7 +216,8 @@ struct Glance {
 
 /// The addressee and the type of a message that cannot be read as a whole.
 fn glance(text: &str) -> Glance {
-    let Some(json) = message::json_of(text).ok().and_then(|json| Json::parse(&json).ok()) else {
+    let text = message::json_of(text).ok();
+    let Some(json) = text.as_ref().and_then(|text| Json::parse(text).ok()) else {
         return Glance::default();
     };
     let shown = |json: Option<&Json>| match json {

@@ -209,7 +209,7 @@ fn from_base64(text: &str) -> Result<String, DecodeError> {
     String::from_utf8(bytes).map_err(|_| DecodeError::NotUtf8)
 }
 
-fn read_envelope(json: &Json) -> Result<Decoded, DecodeError> {
+fn read_envelope(json: &Json<'_>) -> Result<Decoded, DecodeError> {
     if !matches!(json, Json::Object(_)) {
         return Err(DecodeError::Member { member: "MessageData", expected: "an object", found: json.kind() });
     }
@@ -237,7 +237,7 @@ fn read_envelope(json: &Json) -> Result<Decoded, DecodeError> {
     })))
 }
 
-fn read_guid(json: &Json) -> Result<Uuid, DecodeError> {
+fn read_guid(json: &Json<'_>) -> Result<Uuid, DecodeError> {
     let Json::String(text) = json else {
         return Err(DecodeError::Member { member: "ActivityId", expected: "a GUID", found: json.kind() });
     };
@@ -248,7 +248,7 @@ fn read_guid(json: &Json) -> Result<Uuid, DecodeError> {
     })
 }
 
-fn read_task_message(json: &Json) -> Result<TaskMessage, DecodeError> {
+fn read_task_message(json: &Json<'_>) -> Result<TaskMessage, DecodeError> {
     let event = parts::part(json, "Event", event::read_json)?;
     let tags = |json: &Json| parts::part(json, "OrchestrationTags", parts::read_tags);
     Ok(TaskMessage {

@@ -59,7 +59,7 @@ pub(crate) trait MemberSource {
     fn part<T>(
         &self,
         name: &'static str,
-        read: impl FnOnce(&Json) -> Result<T, DecodeError>,
+        read: impl FnOnce(&Json<'_>) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, DecodeError>;
     /// When the event was made.
     fn timestamp(&self) -> Result<Option<Timestamp>, DecodeError>;
@@ -320,14 +320,14 @@ impl MemberSink for Writer {
 /// `EventType`.
 ///
 /// Differs: .NET throws without a `$type`; the number says the same.
-pub(crate) fn read_json(json: &Json) -> Result<HistoryEvent, DecodeError> {
+pub(crate) fn read_json(json: &Json<'_>) -> Result<HistoryEvent, DecodeError> {
     if !matches!(json, Json::Object(_)) {
         return Err(DecodeError::Member { member: "Event", expected: "an object", found: json.kind() });
     }
     read_members(event_type_of(json)?, json)
 }
 
-fn event_type_of(json: &Json) -> Result<&'static str, DecodeError> {
+fn event_type_of(json: &Json<'_>) -> Result<&'static str, DecodeError> {
     if let Some(Json::String(type_name)) = json.member("$type").or_else(|| json.member("__type")) {
         let class = class_of(type_name);
         let named = EVENT_TYPES.iter().find(|(_, name)| {
@@ -371,7 +371,7 @@ pub(crate) fn class_of(type_name: &str) -> &str {
     full.rsplit_once('.').map_or(full, |(_, class)| class)
 }
 
-impl MemberSource for Json {
+impl MemberSource for Json<'_> {
     fn text(&self, name: &'static str) -> Result<Option<String>, DecodeError> {
         parts::text(self, name)
     }
@@ -396,7 +396,7 @@ impl MemberSource for Json {
     fn part<T>(
         &self,
         name: &'static str,
-        read: impl FnOnce(&Json) -> Result<T, DecodeError>,
+        read: impl FnOnce(&Json<'_>) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, DecodeError> {
         parts::part(self, name, read)
     }
@@ -442,7 +442,7 @@ mod tests {
     fn numbers_and_names_are_those_of_the_vocabulary() {
         for (number, name) in EVENT_TYPES {
             let event =
-                read_json(&Json::Object(vec![("EventType".to_owned(), Json::Number(number.to_string()))]));
+                read_json(&Json::Object(vec![("EventType".into(), Json::Number(number.to_string().into()))]));
             let event = event.unwrap();
             assert_eq!((event.kind.number(), event.name()), (number, name));
         }

@@ -4,6 +4,7 @@
 //! their text, so that a value written back is the value read; and a lone surrogate escape, which .NET
 //! strings may hold, is replaced instead of making the message unreadable for ever.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::DecodeError;
@@ -11,20 +12,24 @@ use super::DecodeError;
 /// Deepest nesting of arrays and objects that is read.
 const MAX_DEPTH: usize = 128;
 
-/// A JSON value. Numbers keep their text, objects the order of their members (and duplicates).
+/// A JSON value, of texts that were read borrowed where they hold no escapes. Numbers keep their text, objects the
+/// order of their members (and duplicates).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Json {
+pub(crate) enum Json<'a> {
     Null,
     Bool(bool),
-    Number(String),
-    String(String),
-    Array(Vec<Json>),
-    Object(Vec<(String, Json)>),
+    Number(Cow<'a, str>),
+    String(Cow<'a, str>),
+    Array(Vec<Json<'a>>),
+    Object(Vec<(Cow<'a, str>, Json<'a>)>),
 }
 
-impl Json {
+/// Members that most objects of a message have.
+const USUAL_MEMBERS: usize = 8;
+
+impl<'a> Json<'a> {
     /// Parses a whole text; white space and a byte order mark around it are ignored.
-    pub(crate) fn parse(text: &str) -> Result<Self, DecodeError> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, DecodeError> {
         let mut parser = Parser { bytes: text.as_bytes(), text, at: 0 };
         parser.skip_bom();
         let value = parser.value(0)?;
@@ -34,7 +39,7 @@ impl Json {
 
     /// A member of an object, the last of that name; a name that differs only by case is second choice, as
     /// with Newtonsoft. `None` for other values than objects.
-    pub(crate) fn member(&self, name: &str) -> Option<&Json> {
+    pub(crate) fn member(&self, name: &str) -> Option<&Json<'a>> {
         let Self::Object(members) = self else { return None };
         let find = |same: &dyn Fn(&str) -> bool| members.iter().rev().find(|(n, _)| same(n));
         find(&|n| n == name).or_else(|| find(&|n| n.eq_ignore_ascii_case(name))).map(|(_, value)| value)
@@ -79,7 +84,7 @@ struct Parser<'a> {
     at: usize,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
     fn error(&self) -> DecodeError {
         DecodeError::Json { at: self.at }
     }
@@ -112,7 +117,7 @@ impl Parser<'_> {
         }
     }
 
-    fn word(&mut self, word: &str, value: Json) -> Result<Json, DecodeError> {
+    fn word(&mut self, word: &str, value: Json<'a>) -> Result<Json<'a>, DecodeError> {
         if self.bytes[self.at..].starts_with(word.as_bytes()) {
             self.at += word.len();
             Ok(value)
@@ -121,7 +126,7 @@ impl Parser<'_> {
         }
     }
 
-    fn value(&mut self, depth: usize) -> Result<Json, DecodeError> {
+    fn value(&mut self, depth: usize) -> Result<Json<'a>, DecodeError> {
         if depth > MAX_DEPTH {
             return Err(DecodeError::TooDeep { limit: MAX_DEPTH });
         }
@@ -137,9 +142,9 @@ impl Parser<'_> {
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<Json, DecodeError> {
+    fn object(&mut self, depth: usize) -> Result<Json<'a>, DecodeError> {
         self.expect(b'{')?;
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(USUAL_MEMBERS);
         while self.peek() != Some(b'}') {
             if !members.is_empty() {
                 self.expect(b',')?;
@@ -155,7 +160,7 @@ impl Parser<'_> {
         Ok(Json::Object(members))
     }
 
-    fn array(&mut self, depth: usize) -> Result<Json, DecodeError> {
+    fn array(&mut self, depth: usize) -> Result<Json<'a>, DecodeError> {
         self.expect(b'[')?;
         let mut items = Vec::new();
         while self.peek() != Some(b']') {
@@ -168,35 +173,35 @@ impl Parser<'_> {
         Ok(Json::Array(items))
     }
 
-    fn number(&mut self) -> Result<Json, DecodeError> {
+    fn number(&mut self) -> Result<Json<'a>, DecodeError> {
         let start = self.at;
         while let Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9') = self.bytes.get(self.at) {
             self.at += 1;
         }
-        let text = &self.text[start..self.at];
+        let text: &'a str = &self.text[start..self.at];
         match text.parse::<f64>() {
-            Ok(_) if text.ends_with(|c: char| c.is_ascii_digit()) => Ok(Json::Number(text.to_owned())),
+            Ok(_) if text.ends_with(|c: char| c.is_ascii_digit()) => Ok(Json::Number(Cow::Borrowed(text))),
             _ => Err(DecodeError::Json { at: start }),
         }
     }
 
-    fn string(&mut self) -> Result<String, DecodeError> {
+    fn string(&mut self) -> Result<Cow<'a, str>, DecodeError> {
         self.at += 1;
-        let mut result = String::new();
+        let mut result = Cow::Borrowed("");
         loop {
             let start = self.at;
             while !matches!(self.bytes.get(self.at), None | Some(b'"' | b'\\')) {
                 self.at += 1;
             }
             // Quotes and backslashes are ASCII, so both ends are character boundaries.
-            result.push_str(&self.text[start..self.at]);
+            result += &self.text[start..self.at];
             match self.bytes.get(self.at) {
                 None => return Err(self.error()),
                 Some(b'"') => {
                     self.at += 1;
                     return Ok(result);
                 }
-                Some(_) => self.escape(&mut result)?,
+                Some(_) => self.escape(result.to_mut())?,
             }
         }
     }
@@ -332,7 +337,7 @@ impl Writer {
     }
 
     /// A value as it was read.
-    pub(crate) fn json(&mut self, value: &Json) {
+    pub(crate) fn json(&mut self, value: &Json<'_>) {
         match value {
             Json::Null => self.null(),
             Json::Bool(value) => self.bool(*value),
@@ -415,7 +420,7 @@ mod tests {
         let expected = "\"\\\"\\\\/<>&'\\u0000\\u0001\\b\\t\\n\\u000b\\f\\r\\u001f\u{7f}\u{80}\\u0085\u{9f}\u{2027}\\u2028\\u2029é日😀\"";
         assert_eq!(written(Form::Column, text), expected);
         assert_eq!(written(Form::Message, text), expected);
-        assert_eq!(Json::parse(expected), Ok(Json::String(text.to_owned())));
+        assert_eq!(Json::parse(expected), Ok(Json::String(text.into())));
     }
 
     #[test]
@@ -448,7 +453,7 @@ mod tests {
             (r#""\ud83d\u0041""#, "\u{fffd}A"),
             (r#""\ude00\ud83d\ude00""#, "\u{fffd}😀"),
         ] {
-            assert_eq!(Json::parse(text), Ok(Json::String(expected.to_owned())), "{text}");
+            assert_eq!(Json::parse(text), Ok(Json::String(expected.into())), "{text}");
         }
     }
 
@@ -499,9 +504,9 @@ mod tests {
     #[test]
     fn members_are_found_by_name_then_by_name_without_case() {
         let json = Json::parse(r#"{"name":1,"Name":2,"NAME":3,"other":4}"#).unwrap();
-        assert_eq!(json.member("Name"), Some(&Json::Number("2".to_owned())));
-        assert_eq!(json.member("nAME"), Some(&Json::Number("3".to_owned())));
-        assert_eq!(json.member("Other"), Some(&Json::Number("4".to_owned())));
+        assert_eq!(json.member("Name"), Some(&Json::Number("2".into())));
+        assert_eq!(json.member("nAME"), Some(&Json::Number("3".into())));
+        assert_eq!(json.member("Other"), Some(&Json::Number("4".into())));
         assert_eq!(json.member("none"), None);
     }
 }

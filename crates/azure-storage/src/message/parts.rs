@@ -109,7 +109,7 @@ fn offset_date(at: Timestamp) -> String {
 }
 
 /// Reads an `OrchestrationInstance`; a missing instance id counts as empty.
-pub(crate) fn read_instance(json: &Json) -> Result<OrchestrationInstance, DecodeError> {
+pub(crate) fn read_instance(json: &Json<'_>) -> Result<OrchestrationInstance, DecodeError> {
     let json = object(json, "OrchestrationInstance")?;
     Ok(OrchestrationInstance {
         instance_id: InstanceId::new(text(json, "InstanceId")?.unwrap_or_default()),
@@ -117,7 +117,7 @@ pub(crate) fn read_instance(json: &Json) -> Result<OrchestrationInstance, Decode
     })
 }
 
-pub(crate) fn read_parent(json: &Json) -> Result<ParentInstance, DecodeError> {
+pub(crate) fn read_parent(json: &Json<'_>) -> Result<ParentInstance, DecodeError> {
     let json = object(json, "ParentInstance")?;
     Ok(ParentInstance {
         name: text(json, "Name")?,
@@ -127,7 +127,7 @@ pub(crate) fn read_parent(json: &Json) -> Result<ParentInstance, DecodeError> {
     })
 }
 
-pub(crate) fn read_trace(json: &Json) -> Result<TraceContext, DecodeError> {
+pub(crate) fn read_trace(json: &Json<'_>) -> Result<TraceContext, DecodeError> {
     let json = object(json, "ParentTraceContext")?;
     Ok(TraceContext {
         trace_parent: text(json, "TraceParent")?,
@@ -138,7 +138,7 @@ pub(crate) fn read_trace(json: &Json) -> Result<TraceContext, DecodeError> {
     })
 }
 
-pub(crate) fn read_failure(json: &Json) -> Result<FailureDetails, DecodeError> {
+pub(crate) fn read_failure(json: &Json<'_>) -> Result<FailureDetails, DecodeError> {
     let json = object(json, "FailureDetails")?;
     Ok(FailureDetails {
         error_type: text(json, "ErrorType")?.unwrap_or_default(),
@@ -151,12 +151,12 @@ pub(crate) fn read_failure(json: &Json) -> Result<FailureDetails, DecodeError> {
 }
 
 /// Reads a dictionary: an object, or the key/value array of .NET's data-contract serialiser.
-pub(crate) fn read_tags(json: &Json) -> Result<Tags, DecodeError> {
+pub(crate) fn read_tags(json: &Json<'_>) -> Result<Tags, DecodeError> {
     let mut tags = Tags::new();
     match json {
         Json::Object(members) => {
             for (key, value) in members.iter().filter(|(key, _)| !is_metadata(key)) {
-                tags.insert(key, as_text("Tags", value)?.unwrap_or_default());
+                tags.insert(&**key, as_text("Tags", value)?.unwrap_or_default());
             }
         }
         Json::Array(pairs) => {
@@ -171,25 +171,25 @@ pub(crate) fn read_tags(json: &Json) -> Result<Tags, DecodeError> {
 }
 
 /// Reads an object as its JSON text, without type names.
-pub(crate) fn read_object(json: &Json) -> Result<String, DecodeError> {
+pub(crate) fn read_object(json: &Json<'_>) -> Result<String, DecodeError> {
     let mut writer = Writer::new(super::json::Form::Column);
     writer.json(&object(json, "Properties")?.clone().without_types());
     Ok(writer.finish())
 }
 
-fn unexpected(member: &'static str, expected: &'static str, found: &Json) -> DecodeError {
+fn unexpected(member: &'static str, expected: &'static str, found: &Json<'_>) -> DecodeError {
     DecodeError::Member { member, expected, found: found.kind() }
 }
 
-fn object<'a>(json: &'a Json, member: &'static str) -> Result<&'a Json, DecodeError> {
+fn object<'j, 'a>(json: &'j Json<'a>, member: &'static str) -> Result<&'j Json<'a>, DecodeError> {
     if let Json::Object(_) = json { Ok(json) } else { Err(unexpected(member, "an object", json)) }
 }
 
 /// A member read by `read`; `None` when it is missing or null.
 pub(crate) fn part<T>(
-    json: &Json,
+    json: &Json<'_>,
     name: &'static str,
-    read: impl FnOnce(&Json) -> Result<T, DecodeError>,
+    read: impl FnOnce(&Json<'_>) -> Result<T, DecodeError>,
 ) -> Result<Option<T>, DecodeError> {
     match json.member(name) {
         None | Some(Json::Null) => Ok(None),
@@ -198,21 +198,21 @@ pub(crate) fn part<T>(
 }
 
 /// A string member. Numbers and booleans are taken as their text, as Newtonsoft does.
-pub(crate) fn text(json: &Json, name: &'static str) -> Result<Option<String>, DecodeError> {
+pub(crate) fn text(json: &Json<'_>, name: &'static str) -> Result<Option<String>, DecodeError> {
     part(json, name, |value| as_text(name, value)).map(Option::flatten)
 }
 
-fn as_text(name: &'static str, value: &Json) -> Result<Option<String>, DecodeError> {
+fn as_text(name: &'static str, value: &Json<'_>) -> Result<Option<String>, DecodeError> {
     match value {
         Json::Null => Ok(None),
-        Json::String(text) | Json::Number(text) => Ok(Some(text.clone())),
+        Json::String(text) | Json::Number(text) => Ok(Some(text.as_ref().to_owned())),
         Json::Bool(value) => Ok(Some(value.to_string())),
         other => Err(unexpected(name, "a string", other)),
     }
 }
 
 /// An integer of 64 bits; the text of one, and a number without fraction, will do.
-pub(crate) fn long(json: &Json, name: &'static str) -> Result<Option<i64>, DecodeError> {
+pub(crate) fn long(json: &Json<'_>, name: &'static str) -> Result<Option<i64>, DecodeError> {
     part(json, name, |value| {
         let text = match value {
             Json::Number(text) | Json::String(text) => Cow::Borrowed(text.trim()),
@@ -225,7 +225,7 @@ pub(crate) fn long(json: &Json, name: &'static str) -> Result<Option<i64>, Decod
 }
 
 /// An integer of 32 bits.
-pub(crate) fn int(json: &Json, name: &'static str) -> Result<Option<i32>, DecodeError> {
+pub(crate) fn int(json: &Json<'_>, name: &'static str) -> Result<Option<i32>, DecodeError> {
     let Some(number) = long(json, name)? else { return Ok(None) };
     match i32::try_from(number) {
         Ok(number) => Ok(Some(number)),
@@ -234,7 +234,7 @@ pub(crate) fn int(json: &Json, name: &'static str) -> Result<Option<i32>, Decode
 }
 
 /// A boolean, false when missing or null.
-pub(crate) fn flag(json: &Json, name: &'static str) -> Result<bool, DecodeError> {
+pub(crate) fn flag(json: &Json<'_>, name: &'static str) -> Result<bool, DecodeError> {
     part(json, name, |value| match value {
         Json::Bool(flag) => Ok(*flag),
         Json::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
@@ -245,7 +245,7 @@ pub(crate) fn flag(json: &Json, name: &'static str) -> Result<bool, DecodeError>
 }
 
 /// A date in ISO 8601, or `/Date(milliseconds)/` as data contracts have it.
-pub(crate) fn date(json: &Json, name: &'static str) -> Result<Option<Timestamp>, DecodeError> {
+pub(crate) fn date(json: &Json<'_>, name: &'static str) -> Result<Option<Timestamp>, DecodeError> {
     let Some(text) = text(json, name)?.filter(|text| !text.is_empty()) else { return Ok(None) };
     match Timestamp::parse(&text).ok().or_else(|| contract_date(&text)) {
         Some(at) => Ok(Some(at)),

@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use proptest::prelude::*;
 use taskhub_core::{
     ErrorKind, EventKind, HistoryEvent, IdSource, OrchestrationInstance, SeededIds, Tags, TaskMessage,
@@ -21,7 +23,10 @@ fn read_event(text: &str) -> Result<HistoryEvent, DecodeError> {
     event::read_json(&Json::parse(text)?)
 }
 
-fn json(value: &Json) -> String {
+/// Members of an object.
+type Members<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
+
+fn json(value: &Json<'_>) -> String {
     let mut writer = Writer::new(Form::Message);
     writer.json(value);
     writer.finish()
@@ -40,7 +45,7 @@ fn start_sample() -> &'static str {
 }
 
 /// Applies `change` to every object, innermost first.
-fn each_object(json: Json, change: &impl Fn(&mut Vec<(String, Json)>)) -> Json {
+fn each_object<'a>(json: Json<'a>, change: &impl Fn(&mut Members<'_>)) -> Json<'a> {
     match json {
         Json::Object(members) => {
             let mut members: Vec<_> =
@@ -55,7 +60,7 @@ fn each_object(json: Json, change: &impl Fn(&mut Vec<(String, Json)>)) -> Json {
 
 /// Every sample, changed in every object, reads as the sample does.
 #[track_caller]
-fn check_reads_the_same(change: impl Fn(&mut Vec<(String, Json)>)) {
+fn check_reads_the_same(change: impl Fn(&mut Members<'_>)) {
     for sample in EVENTS.lines() {
         let changed = each_object(Json::parse(sample).unwrap(), &change);
         assert_eq!(event::read_json(&changed), read_event(sample), "{sample}");
@@ -104,18 +109,22 @@ fn members_may_be_missing_unknown_or_of_another_case() {
     });
     check_reads_the_same(|members| {
         if !members.is_empty() {
-            members.insert(0, ("Later".to_owned(), Json::Array(vec![Json::Object(Vec::new())])));
+            members.insert(0, (Cow::Borrowed("Later"), Json::Array(vec![Json::Object(Vec::new())])));
         }
     });
-    check_reads_the_same(|members| members.iter_mut().for_each(|(name, _)| *name = name.to_lowercase()));
+    check_reads_the_same(|members| {
+        members.iter_mut().for_each(|(name, _)| *name = Cow::Owned(name.to_lowercase()))
+    });
 }
 
 #[test]
 fn every_dialect_of_type_names_is_read() {
-    let rename = |to: &dyn Fn(&str) -> String, members: &mut Vec<(String, Json)>| {
+    let rename = |to: &dyn Fn(&str) -> String, members: &mut Members<'_>| {
         for (name, value) in members {
-            if let (true, Json::String(type_name)) = (name == "$type", value) {
-                *type_name = to(type_name);
+            if name == "$type"
+                && let Json::String(type_name) = value
+            {
+                *type_name = Cow::Owned(to(type_name));
             }
         }
     };
@@ -127,10 +136,12 @@ fn every_dialect_of_type_names_is_read() {
     check_reads_the_same(|members| members.retain(|(name, _)| name != "$type"));
     check_reads_the_same(|members| {
         for (name, value) in members {
-            if let (true, Json::String(type_name)) = (name == "$type", value) {
+            if name == "$type"
+                && let Json::String(type_name) = value
+            {
                 let (space, class) = type_name.rsplit_once('.').unwrap();
-                *type_name = format!("{class}:#{space}");
-                *name = "__type".to_owned();
+                *type_name = Cow::Owned(format!("{class}:#{space}"));
+                *name = Cow::Borrowed("__type");
             }
         }
     });

@@ -62,22 +62,28 @@ impl Outbox {
         let activities = &commit.activity_messages;
         let outbox = Self { shared: shared.clone(), out: Mutex::default() };
         let (control, put) = (&control, &outbox);
-        let controls = stream::iter(0..control.len())
-            .map(|at| async move {
-                let sent = send_control(shared, control[at], sender, is_first_try).await;
-                sent.map(|out| put.add(at, out))
-            })
-            .buffered(limit)
-            .collect::<Vec<_>>();
-        let activities = stream::iter(0..activities.len())
-            .map(|at| async move {
-                let sent = send_activity(shared, &activities[at], sender).await;
-                sent.map(|out| put.add(control.len() + at, out))
-            })
-            .buffered(limit)
-            .collect::<Vec<_>>();
-        let (controls, activities) = tokio::join!(controls, activities);
-        match controls.into_iter().chain(activities).collect::<Result<(), _>>() {
+        let send_control = |at: usize| async move {
+            let sent = send_control(shared, control[at], sender, is_first_try).await;
+            sent.map(|out| put.add(at, out))
+        };
+        let send_activity = |at: usize| async move {
+            let sent = send_activity(shared, &activities[at], sender).await;
+            sent.map(|out| put.add(control.len() + at, out))
+        };
+        let sent = match (control.len(), activities.len()) {
+            // As a rule there is one.
+            (0, 0) => Ok(()),
+            (1, 0) => send_control(0).await,
+            (0, 1) => send_activity(0).await,
+            (controls, activities) => {
+                let controls = stream::iter(0..controls).map(send_control).buffered(limit);
+                let activities = stream::iter(0..activities).map(send_activity).buffered(limit);
+                let (controls, activities) =
+                    tokio::join!(controls.collect::<Vec<_>>(), activities.collect::<Vec<_>>());
+                controls.into_iter().chain(activities).collect()
+            }
+        };
+        match sent {
             Ok(()) => Ok(outbox),
             Err(e) => {
                 outbox.withdraw().await;

@@ -1,4 +1,5 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use taskhub_core::{EventKind, ExecutionStarted, HistoryEvent, OrchestrationStatus, Timestamp};
 
@@ -7,15 +8,16 @@ use taskhub_core::{EventKind, ExecutionStarted, HistoryEvent, OrchestrationStatu
 pub(crate) struct HistoryIndex {
     len: usize,
     episodes: i32,
-    pub(crate) started: Option<(Box<ExecutionStarted>, Timestamp)>,
+    pub(crate) started: Option<(Arc<ExecutionStarted>, Timestamp)>,
     /// How the execution ended.
     completion: Option<OrchestrationStatus>,
     suspended: bool,
     /// Activities and sub-orchestrations whose results have not come.
-    open_calls: HashSet<i32>,
+    open_calls: BTreeSet<i32>,
     /// How many of these are activities.
     open_activities: usize,
-    event_ids: HashSet<i32>,
+    /// Ascending.
+    event_ids: Vec<i32>,
     entity_request_ids: HashSet<String>,
 }
 
@@ -30,12 +32,16 @@ impl HistoryIndex {
         for event in events {
             self.len += 1;
             if event.event_id != -1 {
-                self.event_ids.insert(event.event_id);
+                // As a rule at the end: ids are given in this order.
+                let at = self.event_ids.partition_point(|id| *id < event.event_id);
+                if self.event_ids.get(at) != Some(&event.event_id) {
+                    self.event_ids.insert(at, event.event_id);
+                }
             }
             match &event.kind {
                 EventKind::OrchestratorStarted => self.episodes += 1,
                 EventKind::ExecutionStarted(started) if self.started.is_none() => {
-                    self.started = Some((started.clone(), event.timestamp));
+                    self.started = Some((Arc::new(started.as_ref().clone()), event.timestamp));
                 }
                 EventKind::ExecutionCompleted(done) | EventKind::ContinueAsNew(done)
                     if self.completion.is_none() =>
@@ -101,7 +107,7 @@ impl HistoryIndex {
     }
 
     pub(crate) fn has_event_id(&self, id: i32) -> bool {
-        self.event_ids.contains(&id)
+        self.event_ids.binary_search(&id).is_ok()
     }
 
     pub(crate) fn has_entity_request(&self, id: &str) -> bool {

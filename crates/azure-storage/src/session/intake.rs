@@ -7,6 +7,7 @@ use futures::future::join_all;
 use taskhub_core::{ErrorKind, EventKind, OrchestrationStatus, PartitionId};
 use taskhub_storage::request::on_behalf_of;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint;
 use crate::dead_letter::failure::{Facts, Failure, Reason};
@@ -15,6 +16,7 @@ use crate::sabotage::Planted;
 use crate::session::admission::{ReceivedStart, StartCheck, check_start};
 use crate::session::manager::{FetchRequest, Released};
 use crate::shared::Shared;
+use crate::tracking::store::LoadedHistory;
 
 /// Wait before a failed read of a history is repeated. Source: Azure/durabletask,
 /// `OrchestrationSessionManager` (5 s).
@@ -80,42 +82,70 @@ impl Shared {
         partition: PartitionId,
         message: Arc<HeldMessage>,
     ) -> Option<Arc<HeldMessage>> {
-        match self.check_received_start(&message).await {
+        let under_way = self.start_under_way(&message).filter(|_| message.dequeue_count == 1);
+        let check = match &under_way {
+            // Its row is about to be written.
+            Some(_) => StartCheck::PutBack,
+            None => self.check_received_start(&message).await,
+        };
+        match check {
             StartCheck::Process => return Some(message),
             StartCheck::Drop => self.drop_start(&message).await,
             StartCheck::GiveUp => self.give_up_start(&message).await,
             StartCheck::PutBack if message.dequeue_count == 1 => {
                 let tasks = self.tasks.clone();
-                tasks.spawn(async move { self.await_row(partition, message).await });
+                tasks.spawn(async move { self.await_row(partition, message, under_way).await });
             }
             StartCheck::PutBack => self.put_back(&message).await,
         }
         None
     }
 
+    /// Cancelled when the client that has put this start is done, if it is in this process and at it.
+    fn start_under_way(&self, message: &HeldMessage) -> Option<CancellationToken> {
+        self.hub.doorbell.start_under_way(message.target().execution_id.as_ref()?)
+    }
+
     /// The client writes the row right after it has sent the start: looks for it some more times before the
-    /// message is put back for two seconds.
-    async fn await_row(self: Arc<Self>, partition: PartitionId, message: Arc<HeldMessage>) {
+    /// message is put back for two seconds. A client of this process tells when it is done.
+    async fn await_row(
+        self: Arc<Self>,
+        partition: PartitionId,
+        message: Arc<HeldMessage>,
+        under_way: Option<CancellationToken>,
+    ) {
         let guard = self.message_guard(vec![message.clone()]);
-        self.clone().look_for_row(partition, message).await;
+        self.clone().look_for_row(partition, message, under_way).await;
         guard.disarm();
     }
 
-    async fn look_for_row(self: Arc<Self>, partition: PartitionId, message: Arc<HeldMessage>) {
+    async fn look_for_row(
+        self: Arc<Self>,
+        partition: PartitionId,
+        message: Arc<HeldMessage>,
+        mut under_way: Option<CancellationToken>,
+    ) {
         for delay in ROW_RETRY_DELAYS {
+            let done = async {
+                match &under_way {
+                    Some(start) => start.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => {
                     self.give_back(vec![message]).await;
                     return;
                 }
+                () = done => {}
                 () = tokio::time::sleep(delay) => {}
             }
             match self.check_received_start(&message).await {
                 StartCheck::Process => return self.take_in(partition, vec![message]).await,
                 StartCheck::Drop => return self.drop_start(&message).await,
                 StartCheck::GiveUp => return self.give_up_start(&message).await,
-                StartCheck::PutBack => {}
+                StartCheck::PutBack => under_way = self.start_under_way(&message),
             }
         }
         tracing::info!(
@@ -206,27 +236,36 @@ impl Shared {
 
     pub(crate) fn fetch_histories(self: &Arc<Self>, requests: Vec<FetchRequest>) {
         for request in requests {
+            let recalled = self.sessions.recall(&request);
+            let recalled = match recalled {
+                // As a rule.
+                Some(history) if !self.lingers(&history) => {
+                    self.sessions.loaded(request.batch, history);
+                    continue;
+                }
+                other => other,
+            };
             let shared = self.clone();
             let name = self.names.of(&request.instance.instance_id);
             self.tasks.spawn(on_behalf_of(name, async move {
                 let guard = shared.batch_guard(request.batch);
-                shared.fetch_history(request).await;
+                shared.fetch_history(request, recalled).await;
                 guard.disarm();
             }));
         }
     }
 
-    async fn fetch_history(&self, request: FetchRequest) {
+    async fn fetch_history(&self, request: FetchRequest, recalled: Option<LoadedHistory>) {
         let instance = &request.instance;
-        if let Some(history) = self.sessions.recall(&request) {
-            self.linger(request.batch, history.index.open_calls()).await;
+        if let Some(history) = recalled {
+            self.linger(request.batch, &history).await;
             self.sessions.loaded(request.batch, history);
             return;
         }
         while self.sessions.pending_len(request.batch).is_some() && !self.stopping.is_cancelled() {
             match self.tracking.history(&instance.instance_id, instance.execution_id.as_ref()).await {
                 Ok(history) => {
-                    self.linger(request.batch, history.index.open_calls()).await;
+                    self.linger(request.batch, &history).await;
                     self.sessions.loaded(request.batch, history);
                     return;
                 }
@@ -264,13 +303,17 @@ impl Shared {
         }
     }
 
-    /// An instance that waits for several results gets those that come together in one episode: waits until
-    /// all have come, or none has for a moment.
-    async fn linger(&self, batch: u64, open: usize) {
-        let quiet = self.hub.settings.fan_in_linger;
-        if quiet.is_zero() || open < 2 {
+    /// Whether an instance waits for several results, and those that come together are for one episode.
+    fn lingers(&self, history: &LoadedHistory) -> bool {
+        !self.hub.settings.fan_in_linger.is_zero() && history.index.open_calls() > 1
+    }
+
+    /// Waits until all results that the instance waits for have come, or none has for a moment.
+    async fn linger(&self, batch: u64, history: &LoadedHistory) {
+        if !self.lingers(history) {
             return;
         }
+        let (quiet, open) = (self.hub.settings.fan_in_linger, history.index.open_calls());
         let deadline = Instant::now() + quiet * LONGEST_LINGER;
         let mut seen = self.sessions.pending_len(batch).unwrap_or(open);
         while seen < open && Instant::now() < deadline && !self.stopping.is_cancelled() {

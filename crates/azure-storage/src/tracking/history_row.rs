@@ -16,7 +16,8 @@ const TABLE: &str = "History";
 
 /// Row key of the event with this index in its execution: 16 upper-case hex digits.
 pub fn row_key(index: u64) -> String {
-    format!("{index:016X}")
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    (0..16).rev().map(|digit| char::from(DIGITS[(index >> (4 * digit)) as usize & 15])).collect()
 }
 
 /// The index in a row key; `None` for the sentinel and anything else.
@@ -163,7 +164,7 @@ impl MemberSource for RowSource<'_> {
     fn part<T>(
         &self,
         name: &'static str,
-        read: impl FnOnce(&Json) -> Result<T, DecodeError>,
+        read: impl FnOnce(&Json<'_>) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, DecodeError> {
         let Some(text) = self.text(name)?.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
         match Json::parse(&text)? {
