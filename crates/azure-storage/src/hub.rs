@@ -378,9 +378,9 @@ impl Hub {
     }
 
     /// Creates what is missing, for the configured partition manager, by default the table manager: its lease
-    /// store, then all queues, then the lease records. Partition rows are made from the last to the first, so
-    /// that a hub that is half made never looks like a smaller one; with lease blobs the info blob tells the
-    /// number of partitions.
+    /// store, then all queues, then the lease records. Partition rows are made together, and where some exist from
+    /// the last to the first, so that a hub that is half made never looks like a smaller one; with lease blobs the
+    /// info blob tells the number of partitions.
     ///
     /// Differs: DTFx makes queues and lease records side by side.
     ///
@@ -445,11 +445,23 @@ impl Hub {
         }
     }
 
+    /// All rows at once, so that a creation that is cut off leaves none or all; one by one where some exist.
+    ///
+    /// Differs: DTFx writes each by itself. A hub with some of its rows tells nobody its number of partitions.
     pub(crate) async fn create_partition_rows(&self, partition_count: u32) -> Result<(), ServiceError> {
-        let partitions = self.names.partitions_table();
-        for partition in (0..partition_count).rev() {
+        let (partitions, tables) = (self.names.partitions_table(), &self.account.tables);
+        let insert = |partition| {
             let row = PartitionLease::free(self.names.control_queue(PartitionId(partition))).to_entity();
-            match self.account.tables.execute(&partitions, storage::TableOperation::Insert(row)).await {
+            storage::TableOperation::Insert(row)
+        };
+        let all: Vec<_> = (0..partition_count).map(insert).collect();
+        match tables.transaction(&partitions, &all).await {
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == storage::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(self.failed("cannot create the partition rows", e)),
+        }
+        for row in all.into_iter().rev() {
+            match tables.execute(&partitions, row).await {
                 Err(e) if e.kind() != storage::ErrorKind::AlreadyExists => {
                     return Err(self.failed("cannot create a partition row", e));
                 }

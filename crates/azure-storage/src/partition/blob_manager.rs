@@ -242,8 +242,11 @@ impl BlobManager {
         );
     }
 
+    /// Whether others shall have a partition: its receive loop is dead, or was when the lease was lost.
     fn shuns(&self, partition: PartitionId) -> bool {
-        self.state().shunned.get(&partition).is_some_and(|until| Instant::now() < *until)
+        let state = self.state();
+        let is_shunned = state.shunned.get(&partition).is_some_and(|until| Instant::now() < *until);
+        is_shunned || (state.assigned.contains(&partition) && !self.owner.is_live(partition))
     }
 
     /// Takes leases, until `stop`.

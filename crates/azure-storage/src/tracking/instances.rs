@@ -510,7 +510,12 @@ impl TrackingStore {
             let written = self.hub.account.tables.execute(&table, operation).await;
             let changed = matches!(
                 &written,
-                Err(e) if matches!(e.kind(), storage::ErrorKind::Conflict | storage::ErrorKind::NotFound)
+                Err(e) if matches!(
+                    e.kind(),
+                    storage::ErrorKind::Conflict
+                        | storage::ErrorKind::NotFound
+                        | storage::ErrorKind::AlreadyExists
+                )
             );
             if !changed || attempts >= INSTANCE_WRITE_ATTEMPTS {
                 break written;

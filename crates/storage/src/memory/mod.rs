@@ -125,8 +125,8 @@ impl MemoryStore {
         lock(&self.state.containers)
     }
 
-    /// Lets other tasks run, then begins the request.
+    /// Lets other tasks run if this one has had its share, then begins the request.
     async fn begin(&self) {
-        tokio::task::yield_now().await;
+        tokio::task::coop::consume_budget().await;
     }
 }

@@ -45,21 +45,47 @@ const ETAG_BYTES: usize = 46;
 #[derive(Debug, Clone)]
 struct Row {
     columns: Packed,
-    etag: ETag,
+    /// Of its last write; see [`etag_of`].
+    stamp: Timestamp,
     written_at: Timestamp,
 }
 
 impl Row {
-    fn new(columns: &Properties, stamp: Timestamp) -> Self {
-        let mut etag = String::with_capacity(ETAG_BYTES);
-        etag.push_str("W/\"datetime'");
-        for (at, part) in stamp.to_round_trip().split(':').enumerate() {
-            etag.push_str(if at == 0 { "" } else { "%3A" });
-            etag.push_str(part);
-        }
-        etag.push_str("'\"");
-        let etag = ETag::new(etag);
-        Self { columns: Packed::new(columns), etag, written_at: stamp }
+    fn new(columns: Packed, stamp: Timestamp) -> Self {
+        Self { columns, stamp, written_at: stamp }
+    }
+}
+
+/// The ETag of a row that was last written at `stamp`.
+fn etag_of(stamp: Timestamp) -> ETag {
+    let mut etag = String::with_capacity(ETAG_BYTES);
+    etag.push_str("W/\"datetime'");
+    for (at, part) in stamp.to_round_trip().split(':').enumerate() {
+        etag.push_str(if at == 0 { "" } else { "%3A" });
+        etag.push_str(part);
+    }
+    etag.push_str("'\"");
+    ETag::new(etag)
+}
+
+/// A write, with the whole new content of the row where that does not depend on the old one: packed before the
+/// table is locked.
+struct Write<'a> {
+    operation: &'a TableOperation,
+    content: Option<Packed>,
+}
+
+impl<'a> Write<'a> {
+    fn new(operation: &'a TableOperation) -> Self {
+        let content = match operation {
+            TableOperation::Insert(entity)
+            | TableOperation::InsertOrReplace(entity)
+            | TableOperation::Replace(entity, _) => Some(Packed::new(&entity.columns)),
+            TableOperation::Merge(..) | TableOperation::InsertOrMerge(_) | TableOperation::Delete { .. } => {
+                None
+            }
+        };
+        Self { operation, content }
     }
 }
 
@@ -88,22 +114,23 @@ impl Table {
     }
 
     pub(super) fn load(&mut self, entity: Entity, stamp: Timestamp) {
-        let mut row = Row::new(&entity.columns, stamp);
+        let mut row = Row::new(Packed::new(&entity.columns), stamp);
         row.written_at = entity.timestamp.unwrap_or(stamp);
         self.apply(Key(entity.partition_key), vec![(Key(entity.row_key), Some(row))]);
     }
 
-    /// Carries out writes to rows of one partition, all or none. An error comes with the place of its write.
+    /// Carries out writes to rows of one partition, all or none. Time stamps of the rows, or an error and the place
+    /// of its write.
     fn write(
         &mut self,
         operation: &'static str,
-        writes: &[TableOperation],
+        writes: Vec<Write<'_>>,
         stamps: &[Timestamp],
-    ) -> std::result::Result<Vec<Option<ETag>>, (usize, Error)> {
-        let partition_key = Key(writes.first().map_or("", |write| write.keys().0).to_owned());
+    ) -> std::result::Result<Vec<Option<Timestamp>>, (usize, Error)> {
+        let partition_key = Key(writes.first().map_or("", |write| write.operation.keys().0).to_owned());
         let rows = self.partitions.get(&partition_key);
         let mut planned = Vec::with_capacity(writes.len());
-        for (at, (write, stamp)) in writes.iter().zip(stamps).enumerate() {
+        for (at, (write, stamp)) in writes.into_iter().zip(stamps).enumerate() {
             planned.push(self.plan(rows, operation, write, *stamp).map_err(|error| (at, error))?);
         }
         Ok(self.apply(partition_key, planned))
@@ -115,16 +142,17 @@ impl Table {
         &self,
         rows: Option<&Rows>,
         operation: &'static str,
-        write: &TableOperation,
+        write: Write<'_>,
         stamp: Timestamp,
     ) -> Result<(Key, Option<Row>)> {
+        let Write { operation: write, content } = write;
         let (partition_key, row_key) = write.keys();
         let key = Key(row_key.to_owned());
         let existing = rows.and_then(|rows| rows.get(&key));
         let refuse = |status, code| Error::answered(operation, &self.name, status, code);
         let matching = |condition: &Condition| match (existing, condition) {
             (None, _) => Err(refuse(404, "ResourceNotFound")),
-            (Some(row), Condition::Matches(etag)) if row.etag != *etag => {
+            (Some(row), Condition::Matches(etag)) if etag_of(row.stamp) != *etag => {
                 Err(refuse(412, "UpdateConditionNotSatisfied"))
             }
             (Some(row), _) => Ok(row),
@@ -133,45 +161,43 @@ impl Table {
             let mut all = row.map(|row| row.columns.unpack()).unwrap_or_default();
             all.extend(columns.iter().map(|(name, value)| (name.clone(), value.clone())));
             check_row_size(operation, &self.name, partition_key, row_key, &all)?;
-            Ok(Row::new(&all, stamp))
+            Ok(Some(Packed::new(&all)))
         };
-        let row = match write {
+        let content = match write {
             TableOperation::Insert(_) if existing.is_some() => {
                 return Err(refuse(409, "EntityAlreadyExists"));
             }
-            TableOperation::Insert(entity) | TableOperation::InsertOrReplace(entity) => {
-                Row::new(&entity.columns, stamp)
-            }
+            TableOperation::Insert(_) | TableOperation::InsertOrReplace(_) => content,
             TableOperation::InsertOrMerge(entity) => merged(existing, &entity.columns)?,
-            TableOperation::Replace(entity, condition) => {
+            TableOperation::Replace(_, condition) => {
                 matching(condition)?;
-                Row::new(&entity.columns, stamp)
+                content
             }
             TableOperation::Merge(entity, condition) => merged(Some(matching(condition)?), &entity.columns)?,
             TableOperation::Delete { condition, .. } => {
                 matching(condition)?;
-                return Ok((key, None));
+                None
             }
         };
-        Ok((key, Some(row)))
+        Ok((key, content.map(|content| Row::new(content, stamp))))
     }
 
-    fn apply(&mut self, partition_key: Key, writes: Vec<(Key, Option<Row>)>) -> Vec<Option<ETag>> {
+    fn apply(&mut self, partition_key: Key, writes: Vec<(Key, Option<Row>)>) -> Vec<Option<Timestamp>> {
         let deletes = writes.iter().any(|(_, row)| row.is_none());
         let rows = self.partitions.entry(partition_key.clone()).or_default();
-        let etags = writes.into_iter().map(|(key, row)| {
-            let etag = row.as_ref().map(|row| row.etag.clone());
+        let stamps = writes.into_iter().map(|(key, row)| {
+            let stamp = row.as_ref().map(|row| row.stamp);
             match row {
                 Some(row) => rows.insert(key, row),
                 None => rows.remove(&key),
             };
-            etag
+            stamp
         });
-        let etags = etags.collect();
+        let stamps = stamps.collect();
         if deletes && self.partitions.get(&partition_key).is_some_and(Rows::is_empty) {
             self.partitions.remove(&partition_key);
         }
-        etags
+        stamps
     }
 
     fn query(&self, query: &TableQuery, page_limit: usize) -> Result<EntityPage> {
@@ -235,7 +261,7 @@ fn to_entity(partition_key: &str, row_key: &str, row: &Row, select: &[String]) -
     Entity {
         partition_key: text("PartitionKey", partition_key),
         row_key: text("RowKey", row_key),
-        etag: Some(row.etag.clone()),
+        etag: Some(etag_of(row.stamp)),
         timestamp: selected("Timestamp").then_some(row.written_at),
         columns: if select.is_empty() { row.columns.unpack() } else { row.columns.select(select) },
     }
@@ -267,6 +293,25 @@ impl Tables {
         self.by_name
             .get_mut(&table.to_ascii_lowercase())
             .ok_or_else(|| Error::answered(operation, table, 404, "TableNotFound"))
+    }
+}
+
+impl MemoryStore {
+    /// `is_batch`: an error tells the place of its write.
+    fn write(
+        &self,
+        operation: &'static str,
+        table: &str,
+        writes: Vec<Write<'_>>,
+        is_batch: bool,
+    ) -> Result<Vec<Option<ETag>>> {
+        let now = self.now();
+        let mut state = self.table_state();
+        let stamps: Vec<_> = writes.iter().map(|_| state.stamp(now)).collect();
+        let written = state.table(operation, table)?.write(operation, writes, &stamps);
+        drop(state);
+        let stamps = written.map_err(|(at, error)| if is_batch { error.at_index(at) } else { error })?;
+        Ok(stamps.into_iter().map(|stamp| stamp.map(etag_of)).collect())
     }
 }
 
@@ -311,22 +356,15 @@ impl TableStore for MemoryStore {
         self.begin().await;
         let name = Operation::of(&operation).name;
         check_operation(name, table, &operation)?;
-        let now = self.now();
-        let mut state = self.table_state();
-        let stamp = state.stamp(now);
-        let written = state.table(name, table)?.write(name, std::slice::from_ref(&operation), &[stamp]);
-        Ok(written.map_err(|(_, error)| error)?.pop().flatten())
+        let mut written = self.write(name, table, vec![Write::new(&operation)], false)?;
+        Ok(written.pop().flatten())
     }
 
     async fn transaction(&self, table: &str, operations: &[TableOperation]) -> Result<Vec<Option<ETag>>> {
         self.begin().await;
         let name = "EntityGroupTransaction";
         check_transaction(name, table, operations)?;
-        let now = self.now();
-        let mut state = self.table_state();
-        let stamps: Vec<_> = operations.iter().map(|_| state.stamp(now)).collect();
-        let written = state.table(name, table)?.write(name, operations, &stamps);
-        written.map_err(|(at, error)| error.at_index(at))
+        self.write(name, table, operations.iter().map(Write::new).collect(), true)
     }
 
     async fn query(&self, table: &str, query: &TableQuery) -> Result<EntityPage> {
