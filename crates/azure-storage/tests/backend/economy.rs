@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use taskhub_azure_storage::{AzureStorageClient, AzureStorageService, AzureStorageSettings};
 use taskhub_core::{
     ActivityWorkItem, ErrorKind, EventKind, GiveBackReason, HistoryEvent, OrchestrationInstance,
     OrchestrationService, OrchestrationServiceClient, OrchestrationStatus, TaskMessage,
 };
+use taskhub_storage::Service;
+use taskhub_storage::request::{OperationCounts, RequestSettings};
+use taskhub_testkit::faults::{Effect, Rule};
 use tokio::time::Instant;
 
 use crate::support::*;
@@ -315,4 +319,30 @@ async fn a_custom_status_is_shown_at_once_and_an_unchanged_one_is_not_written_ag
     commit.status = OrchestrationStatus::Completed;
     finish(&worker, item, commit).await;
     assert_eq!(world.row("a", "CustomStatus"), "\"done\"");
+}
+
+/// The client puts the start and then writes the row; a worker of its process may be quicker than that. It asks for
+/// the row when it is written, and not before.
+#[tokio::test(start_paused = true)]
+async fn a_start_received_before_its_row_waits_for_the_client_of_the_same_process() {
+    const ROW_TAKES: Duration = Duration::from_millis(60);
+    let (mut world, plan) = World::with_faults();
+    let counts = OperationCounts::default();
+    world.account = world.account.clone().layered(RequestSettings::default(), &counts);
+    let hub = world.hub(AzureStorageSettings {
+        // The shortest: it looks while the client waits for the row.
+        max_queue_polling_interval: Duration::from_millis(50),
+        ..World::default_settings("w1")
+    });
+    let (client, worker) = (AzureStorageClient::new(hub.clone()), AzureStorageService::new(hub));
+    worker.start().await.unwrap();
+    begin(&world, &worker, "first", 1).await;
+    let looks =
+        || counts.by_resource()[&(Service::Table, "QueryEntities", "TestHubInstances".to_owned())].count;
+    plan.add(Rule::on("InsertEntity", Effect::DelayBefore(ROW_TAKES)).resource("Instances"));
+    let (begun, before) = (Instant::now(), looks());
+    let (_, item) = tokio::join!(start(&client, "late-row"), lock(&worker));
+    assert_eq!(item.instance.instance_id.as_str(), "late-row");
+    assert_eq!(begun.elapsed(), ROW_TAKES);
+    assert_eq!(looks() - before, 2, "the client's look for an existing instance, and the worker's");
 }
