@@ -111,7 +111,8 @@ async fn a_rewind_that_was_cut_off_anywhere_is_finished_by_the_next_request() {
 async fn an_instance_started_again_during_its_purge_stays() {
     let world = World::new().await;
     world.finished("x");
-    world.faults.add(Rule::on("EntityGroupTransaction", Effect::DelayBefore(Duration::from_secs(10))));
+    let slow = Effect::DelayBefore(Duration::from_secs(10));
+    world.faults.add(Rule::on("EntityGroupTransaction", slow).resource("History"));
     let purge = world.api.send("DELETE /instances/x", None);
     let start = async {
         tokio::time::sleep(Duration::from_secs(5)).await;
