@@ -6,7 +6,6 @@ use taskhub_core::{
     FIRE_AND_FORGET_TAG, HistoryEvent, IdSource, OrchestrationInstance, OrchestrationStatus, ParentInstance,
     SPLIT_TIMER_ID, Tags, TaskMessage, Timestamp, execution_id_from,
 };
-
 use uuid::Uuid;
 
 use crate::{DuplicateStart, ErrorMode, RuntimeState};
