@@ -153,12 +153,7 @@ impl Shared {
         let Some(row) = row.filter(|row| row.state.status != Some(OrchestrationStatus::Pending)) else {
             return Ok(false);
         };
-        let current = self.tracking.history(start.instance_id(), None).await?;
-        if !row.is_continued_by(&current.index) {
-            return Ok(false);
-        }
-        self.tracking.repair_instance(start.instance_id(), &current.index, Some(&row)).await?;
-        Ok(true)
+        Ok(self.repair_if_continued(&row).await?.0)
     }
 
     async fn discard_repeated_child(
@@ -360,7 +355,7 @@ impl Shared {
                 return Ok(());
             }
             // The row was read after the history, perhaps long after: its first episode may have come between.
-            let stored = self.repair_before_discarding(row).await?;
+            let (_, stored) = self.repair_if_continued(row).await?;
             if stored.is_some() && stored == *current {
                 self.sessions.look_again(token);
                 return Ok(());
@@ -372,21 +367,25 @@ impl Shared {
             foreign.into_iter().partition(|m| self.is_young(m.inserted_at));
         join_all(young.iter().map(|m| self.put_back(m))).await;
         if !stale.is_empty() {
-            self.repair_before_discarding(row).await?;
+            // What is to be discarded may be the last that points to the instance.
+            self.repair_if_continued(row).await?;
         }
         checkpoint::delete_all(self, &stale).await
     }
 
-    /// Looks whether the instance has ended as another execution than that of its row, which could not be
-    /// written then: what is to be discarded may be the last that points to it. The execution whose history has
-    /// begun.
-    async fn repair_before_discarding(&self, row: &InstanceRow) -> Result<Option<ExecutionId>, ServiceError> {
+    /// Whether the stored history is of an execution as which that of the row has continued, and the execution
+    /// whose history has begun, be it this or another. One that has ended without its row gets it now.
+    async fn repair_if_continued(
+        &self,
+        row: &InstanceRow,
+    ) -> Result<(bool, Option<ExecutionId>), ServiceError> {
         let instance_id = &row.state.instance.instance_id;
-        let stored = self.tracking.history(instance_id, None).await?;
-        if row.is_continued_by(&stored.index) {
-            self.tracking.repair_instance(instance_id, &stored.index, Some(row)).await?;
+        let stored = self.tracking.history(instance_id, None).await?.index;
+        let has_continued = row.is_continued_by(&stored);
+        if has_continued {
+            self.tracking.repair_instance(instance_id, &stored, Some(row)).await?;
         }
-        Ok(stored.index.started.and_then(|(started, _)| started.instance.execution_id.clone()))
+        Ok((has_continued, stored.started.and_then(|(started, _)| started.instance.execution_id.clone())))
     }
 
     /// Whether something from then may still be waiting for a message in another worker's hands.
